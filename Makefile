@@ -1,0 +1,66 @@
+# One entry for every routine job. `make` alone lists them.
+
+PYTHON ?= python3
+VENV ?= .venv
+SEED ?= 0
+QUICKSTART_ARGS ?=
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help venv quickstart test test-system check docs bench clean
+
+help: ## list the targets
+	@echo 'usage: make TARGET [PYTHON=python3.12] [SEED=1]'
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+
+# The stamps make the environment follow pyproject.toml and constraints.txt, and nothing else.
+$(VENV)/.core: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "firesteel needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)."; \
+	  echo "Name a newer one, for example: make $(or $(MAKECMDGOALS),test) PYTHON=python3.12"; exit 1; }
+	@echo "setting up $(VENV) (once; a few minutes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP_INSTALL) "$$(grep '^torch==' constraints.txt)"
+	@$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	@$(PIP_INSTALL) --editable '.[dev,plot,scienceworld]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.core
+	@$(PIP_INSTALL) --editable '.[docs]'
+	@touch $@
+
+venv: $(VENV)/.dev ## make .venv with everything the tests need
+
+quickstart: $(VENV)/.core ## set up, then train a small model on the CPU
+	$(BIN)/firesteel train quickstart seed=$(SEED) $(QUICKSTART_ARGS)
+
+# The tests are many small matrix products: more threads than one only compete.
+test test-system: export OMP_NUM_THREADS ?= 1
+
+test: $(VENV)/.dev ## set up, then run the tests that need nothing more than pip
+	$(BIN)/python -m pytest -m 'not system and not slow' $(PYTEST_ARGS)
+
+test-system: $(VENV)/.dev ## also what needs a browser, Java or more time
+	@tools/install_system_packages.sh
+	$(BIN)/python -m pytest -m 'system or slow' $(PYTEST_ARGS)
+
+check: $(VENV)/.dev ## lint, formatting, types, file and function sizes
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python tools/check_sizes.py
+
+docs: $(VENV)/.docs ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+bench: $(VENV)/.dev ## measure what the speed claims rest on
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) site build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,28 @@
+"""SPARK on household in a few minutes on a CPU: before and after, on held-out games."""
+
+from pathlib import Path
+
+from firesteel.config import Config
+
+
+def config():
+    """RL with branching at `<explore>` from the committed cold start; 200 held-out L0 games before and after."""
+    return Config.build(
+        {
+            "name": "quickstart",
+            "steps": 24,
+            "tasks_per_step": 16,
+            "model": {"path": str(Path(__file__).parent / "models" / "household")},
+            "environment": {"name": "household", "options": {"size": "full", "admissible": False}},
+            "context": {"mode": "full", "prompts": "compact"},
+            "rollout": {
+                "criterion": "explore_tag", "num_leaves": 8, "num_roots": 4, "width": 2,
+                "max_turns": 30, "max_response_tokens": 24,
+            },
+            "reward": {"name": "outcome", "success": 1.0, "invalid_penalty": 0.01},
+            "advantage": {"weighting": "path", "baseline": "group_mean", "std": "population"},
+            "learner": {"lr": 1e-3, "minibatches": 2, "micro_batch_tokens": 8192},
+            "evaluation": {"temperature": 1.0, "test_split": "l0", "test_tasks": 200},
+            "save_every": 5,
+        }
+    )  # fmt: skip

@@ -1,0 +1,245 @@
+"""The command line. Every command ends with a line that says where things lie, or with `--json` one JSON object."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from firesteel.config import Config, parse_overrides
+from firesteel.errors import FiresteelError
+
+app = typer.Typer(
+    help="Train tool-using language agents by reinforcement learning that explores on purpose.\n\n"
+    "Start with `firesteel recipes`, then `firesteel train quickstart`.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+console = Console(stderr=True)
+
+Settings = Annotated[list[str] | None, typer.Argument(help="Settings to replace, as key=value: `learner.lr=1e-4 seed=1`.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object last, on standard output.")]
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name (see `firesteel recipes`), a .py recipe or a .yaml config.")],
+    settings: Settings = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run directory, exactly where it was cut off.")] = None,
+    go_on: Annotated[bool, typer.Option("--continue", help="Recipes of several runs: keep finished ones.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Print the settings and what they cost; train nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a recipe. The run lies in `runs/NAME`; a killed one goes on with `--resume runs/NAME`."""
+    from firesteel.progress import Progress
+    from firesteel.recipes import load_recipe, run_recipe
+    from firesteel.train import train as train_config
+
+    overrides = parse_overrides(settings or [])
+    if resume is not None:
+        config = Config.load(resume / "config.yaml").updated(
+            overrides, {"runs_dir": str(resume.parent), "name": resume.name}
+        )
+        with Progress(console) as progress:
+            finish(train_config(config, resume=True, listen=progress), as_json)
+        return
+    if dry_run:
+        from firesteel.estimate import estimate
+
+        config = Config.load(recipe) if recipe.endswith(".yaml") else load_recipe(recipe).config()
+        finish(estimate(config.updated(overrides)), as_json)
+        return
+    with Progress(console) as progress:
+        if recipe.endswith((".yaml", ".yml")):
+            summary = train_config(Config.load(recipe).updated(overrides), listen=progress)
+        else:
+            summary = run_recipe(load_recipe(recipe), overrides, resume=go_on, listen=progress)
+    finish(summary, as_json)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A run directory, or a model's directory or Hub name.")],
+    settings: Settings = None,
+    split: Annotated[str, typer.Option(help="Split(s) to play, separated by commas.")] = "validation",
+    out: Annotated[Path | None, typer.Option(help="Also write the results there, as JSON.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Play tasks without branching: success with 95% Wilson intervals, by split and task type.
+
+    Example: `firesteel evaluate runs/quickstart --split l0,l1,l2 evaluation.samples=4`
+    """
+    from firesteel.evaluate import evaluate as evaluate_split
+    from firesteel.files import write_json_atomic
+    from firesteel.policy import load_policy
+    from firesteel.progress import Progress
+    from firesteel.train import set_up_torch
+
+    config = evaluation_config(model, parse_overrides(settings or []))
+    set_up_torch(config)
+    policy = load_policy(config)
+    results: dict[str, Any] = {}
+    with Progress(console) as progress:
+        for name in split.split(","):
+            result = evaluate_split(
+                config, split=name, policy=policy,
+                on_progress=lambda done, of, name=name: progress("playing", {"split": name, "done": done, "of": of}),
+            )  # fmt: skip
+            results[name] = result.summary()
+            progress.print(success_rows(result.rows))
+            if len(result.pass_at) > 1:
+                progress.print("  ".join(f"pass@{k} {value:.1%}" for k, value in result.pass_at.items()))
+    if out is not None:
+        write_json_atomic(out, results)
+        results["written"] = str(out)
+    finish(results, as_json)
+
+
+@app.command()
+def rollout(
+    model: Annotated[str, typer.Argument(help="A run directory, or a model's directory or Hub name.")],
+    settings: Settings = None,
+    tasks: Annotated[int, typer.Option(help="How many trees to grow.")] = 1,
+    split: Annotated[str, typer.Option(help="Split that the tasks come from.")] = "validation",
+    out: Annotated[Path | None, typer.Option(help="Also store the trees there, one JSON object a line.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Grow trees with a model and print them: what was seen, done, and where it branched."""
+    from firesteel.draw import draw_tree
+    from firesteel.files import write_atomic
+    from firesteel.policy import grow_trees, load_policy, load_tasks
+    from firesteel.report import rollout_metrics
+    from firesteel.rewards import score_trees
+    from firesteel.train import set_up_torch
+
+    config = evaluation_config(model, parse_overrides(settings or []))
+    set_up_torch(config)
+    trees = grow_trees(load_tasks(config, split, tasks), load_policy(config), config)
+    score_trees(trees, config.reward)
+    for tree in trees:
+        Console(stderr=as_json).print(draw_tree(tree))
+    result: dict[str, Any] = rollout_metrics(trees, sum(tree.generated_tokens() for tree in trees))
+    if out is not None:
+        write_atomic(out, "".join(json.dumps(tree.to_dict()) + "\n" for tree in trees).encode())
+        result["written"] = str(out)
+    finish(result, as_json)
+
+
+@app.command()
+def collect(
+    out: Annotated[Path, typer.Argument(help="File to write, one episode a line.")],
+    settings: Settings = None,
+    count: Annotated[int, typer.Option(help="How many tasks to play.")] = 300,
+    policy: Annotated[str, typer.Option(help="expert, or random (text for language pre-training).")] = "expert",
+    annotator: Annotated[str, typer.Option(help="rules, or teacher (an OpenAI-compatible server).")] = "rules",
+    base_url: Annotated[str, typer.Option(help="The teacher's address, such as http://localhost:8000/v1.")] = "",
+    teacher: Annotated[str, typer.Option(help="The teacher's model name.")] = "",
+    max_steps: Annotated[int, typer.Option(help="Longest episode.")] = 30,
+    as_json: Json = False,
+) -> None:
+    """Collect episodes for a cold start and tag every step with `<explore>` or `<think>`."""
+    from firesteel.coldstart import collect_episodes
+
+    config = Config().updated(parse_overrides(settings or []))
+    result = collect_episodes(
+        config, out, count=count, policy=policy, annotator=annotator, base_url=base_url, teacher=teacher,
+        max_steps=max_steps, say=console.print,
+    )  # fmt: skip
+    finish(result, as_json)
+
+
+@app.command()
+def recipes(as_json: Json = False) -> None:
+    """List the recipes with one line each."""
+    from firesteel.recipes import load_recipe, recipe_names
+
+    lines = {name: load_recipe(name).summary for name in recipe_names()}
+    if as_json:
+        print(json.dumps(lines))
+        return
+    table = Table("recipe", "what it does", box=None)
+    for name, line in lines.items():
+        table.add_row(name, line)
+    Console().print(table)
+
+
+@app.command()
+def check(
+    environment: Annotated[str, typer.Argument(help="A name such as household, or package.module:Class.")],
+    settings: Annotated[list[str] | None, typer.Argument(help="The environment's options as key=value.")] = None,
+    episodes: Annotated[int, typer.Option(help="Tasks to try.")] = 3,
+    steps: Annotated[int, typer.Option(help="Steps an episode.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """Check an environment: reset, step and fork determinism, the fork's rung and its cost."""
+    from firesteel.environments import environment_class
+    from firesteel.environments.check import check_environment
+
+    options = parse_overrides(settings or [])
+    report = check_environment(environment_class(environment), episodes=episodes, steps=steps, options=options)
+    Console(stderr=as_json).print(str(report))
+    if as_json:
+        print(json.dumps(report.to_dict()))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what is installed, what is missing, what it is for and how to get it."""
+    from firesteel import doctor as diagnosis
+
+    if as_json:
+        print(json.dumps(diagnosis.report_dict()))
+    else:
+        diagnosis.print_report()
+
+
+def evaluation_config(model: str, overrides: dict[str, Any]) -> Config:
+    """The configuration of a run with its trained model, or the defaults around any other model."""
+    directory = Path(model)
+    if (directory / "config.yaml").exists():
+        stored = Config.load(directory / "config.yaml")
+        trained = directory / "model"
+        if not trained.is_dir():
+            raise FiresteelError(f"run '{model}' has no trained model yet; finish it with --resume {model}")
+        if stored.model.lora is not None:
+            layer: dict[str, Any] = {"model": {"lora": {"adapter": str(trained)}}}
+        else:
+            layer = {"model": {"path": str(trained), "tiny": None}}
+        return stored.updated(layer, overrides)
+    return Config().updated({"model": {"path": model}}, overrides)
+
+
+def success_rows(rows: Any) -> Table:
+    """A success table for people."""
+    table = Table("split", "kind", "n", "success", "95% interval", "score", "steps", "invalid", "repeated", "explore", box=None)
+    for row in rows:
+        table.add_row(
+            row.split, row.kind, str(row.n), f"{row.success:.1%}", f"{row.low:.1%} - {row.high:.1%}", f"{row.score:.2f}",
+            f"{row.steps:.1f}", f"{row.invalid:.1%}", f"{row.repetition:.1%}", f"{row.explore_ratio:.1%}",
+        )  # fmt: skip
+    return table
+
+
+def finish(result: dict[str, Any], as_json: bool) -> None:
+    """The last output: one JSON object, or where things lie."""
+    if as_json:
+        print(json.dumps(result))
+        return
+    for key in ("text", "table", "plot", "model", "written", "directory"):
+        if result.get(key):
+            typer.echo(result[key] if key == "text" else f"{key}: {result[key]}")
+
+
+def main() -> None:
+    """Runs the command line; errors of the library are printed as one line."""
+    try:
+        app()
+    except FiresteelError as error:
+        console.print(f"[bold red]error:[/] {error}", highlight=False, markup=True)
+        sys.exit(1)

@@ -1,0 +1,436 @@
+"""Every setting, in one place. The text under a field is its help and its documentation.
+
+Defaults are ours, with the reason beside them; a paper's values are a preset of the same fields (`PRESETS`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from firesteel.errors import ConfigError
+from firesteel.plugins import nearest
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are refused, field docstrings become descriptions."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_assignment=True)
+
+
+class TinyConfig(Section):
+    """A small model made from a config, for runs without pretrained weights."""
+
+    architecture: Literal["llama", "qwen2", "qwen3"] = "llama"
+    """Which stock transformers architecture."""
+    hidden: int = 128
+    """Width of the residual stream."""
+    layers: int = 4
+    """Decoder layers."""
+    heads: int = 4
+    """Attention heads."""
+    kv_heads: int = 2
+    """Key/value heads."""
+    intermediate: int | None = None
+    """Width of the MLP; None leaves it to the model builder."""
+    max_context: int = 2048
+    """Longest context in tokens."""
+    vocab_size: int = 1024
+    """Size of the tokenizer that is trained on the data's text."""
+
+
+class LoraConfig(Section):
+    """Low-rank adapters by peft."""
+
+    rank: int = Field(8, ge=1)
+    """Rank of every adapter matrix."""
+    alpha: int = 16
+    """Scale: the adapter's output counts alpha / rank."""
+    dropout: float = 0.0
+    """Dropout in front of the adapter. Above 0 the generator and the learner would disagree."""
+    target_modules: str | list[str] = "all-linear"
+    """Which modules get an adapter (peft's names)."""
+    adapter: str | None = None
+    """Directory of an adapter to continue from."""
+
+
+class ModelConfig(Section):
+    """The policy."""
+
+    path: str | None = None
+    """Hub name or local directory of a decoder-only model with its tokenizer. Give this or `tiny`."""
+    tiny: TinyConfig | None = None
+    """A small model from random weights (cold starts only)."""
+    lora: LoraConfig | None = None
+    """Train adapters instead of all weights."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of weights and activations."""
+    device: str = "auto"
+    """"cpu", "cuda", or "auto": cuda where there is one."""
+    trust_remote_code: bool = False
+    """Let the Hub model run its own Python code."""
+
+
+class EnvironmentConfig(Section):
+    """Where the policy acts."""
+
+    name: str = "household"
+    """A name from `ENVIRONMENTS` or "package.module:Class"."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the environment's constructor and of `tasks`."""
+    split: str = "train"
+    """Split that training tasks come from."""
+    num_tasks: int | None = None
+    """Use only the first so many training tasks; None: all."""
+    step_timeout_s: float = Field(60.0, gt=0)
+    """Longest time for one reset, step or fork; then the episode is recorded as failed."""
+
+
+class ContextConfig(Section):
+    """What the policy sees of an episode."""
+
+    mode: Literal["full", "window"] = "full"
+    """"full": history is appended and the KV cache kept. "window": each step re-renders its prompt (SPARK)."""
+    prompts: str = "spark"
+    """Wording: a name from `PROMPTS`. "compact" is for small models trained from scratch."""
+    history_length: int = Field(5, ge=0)
+    """`window` only: how many last (observation, action) pairs are shown."""
+    history_reasoning: bool = False
+    """`window` only: whether the pairs keep their reasoning. SPARK's code drops it."""
+    show_admissible: bool = False
+    """Whether prompts list the admissible actions (long; SPARK does)."""
+    max_prompt_tokens: int | None = None
+    """Longest prompt; `window` drops its oldest pairs first. None: whatever the model's context leaves."""
+
+
+class RolloutConfig(Section):
+    """How trees grow: Section 2.2 of SPARK."""
+
+    criterion: str = "explore_tag"
+    """When to branch: a name from `CRITERIA` or "package.module:Class"."""
+    criterion_options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the criterion, such as `probability`."""
+    num_leaves: int = Field(8, ge=1)
+    """N: most leaves (finished episodes) a task."""
+    num_roots: int = Field(4, ge=1)
+    """M: episodes that start from the task's first state."""
+    width: int = 2
+    """B: continuations of a branching step."""
+    max_turns: int = Field(30, ge=1)
+    """K: longest episode in steps."""
+    temperature: float = Field(1.0, ge=0)
+    """Sampling temperature. SPARK's paper says 0.4, its code trains at 1.0; 1.0 keeps the gradient on-policy."""
+    top_k: int = Field(0, ge=0)
+    """Sample among the k most likely tokens; 0: all. Refused for training."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Sample within this probability mass; 1: all. Refused for training."""
+    max_response_tokens: int = Field(512, ge=1)
+    """Longest response of one step."""
+    fill_with_roots: bool = False
+    """Top up a task that used less than N leaves with further roots (ARPO does, SPARK does not)."""
+    pad_groups: bool = False
+    """Copy random leaves until a task has N (SPARK's code does)."""
+    vote: bool = False
+    """Evaluation only: after an explore step sample B next steps and execute the most frequent action."""
+
+    @model_validator(mode="after")
+    def _budget(self) -> RolloutConfig:
+        if self.width < 1:
+            raise ValueError(f"width (B) must be at least 1, got {self.width}; 1 never branches")
+        if self.num_roots > self.num_leaves:
+            raise ValueError(
+                f"num_roots (M = {self.num_roots}) must not exceed num_leaves (N = {self.num_leaves}): "
+                "every root is a leaf to begin with; raise num_leaves or lower num_roots"
+            )
+        return self
+
+
+class RewardConfig(Section):
+    """What an episode is worth."""
+
+    name: str = "outcome"
+    """A name from `REWARDS` or "package.module:function" taking a finished `Episode`."""
+    success: float = 1.0
+    """Reward of a success (of a full score for "score"). SPARK: 10."""
+    invalid_penalty: float = Field(0.01, ge=0)
+    """Taken off the step whose response is invalid: 1% of a success, as in SPARK (0.1 of 10)."""
+    invalid_when: Literal["format", "either"] = "format"
+    """"format": the response broke the format (SPARK). "either": or the environment did not understand the action."""
+    truncated_response: Literal["as_is", "zero", "mask"] = "as_is"
+    """What an episode with a cut-off response counts as."""
+    overflow: Literal["as_is", "zero", "mask"] = "as_is"
+    """What an episode that outgrew the model's context counts as."""
+
+
+class AdvantageConfig(Section):
+    """From rewards to advantages."""
+
+    weighting: Literal["path", "leaf", "node"] = "path"
+    """How much each (leaf, node) counts. `path` is unbiased whatever decides to branch; SPARK: `leaf`."""
+    baseline: Literal["leave_one_root_out", "group_mean", "none"] = "leave_one_root_out"
+    """`leave_one_root_out` is unbiased; `group_mean` (GRPO, SPARK) contains the leaf itself and shrinks."""
+    over: Literal["leaf", "step"] = "leaf"
+    """Statistics over leaves, or over all step samples of the task (SPARK's code)."""
+    std: Literal["none", "population", "sample"] = "none"
+    """Which standard deviation divides. SPARK: `sample`."""
+    eps: float = Field(1e-6, ge=0)
+    """Added to the standard deviation."""
+    std_floor: float = Field(0.0, ge=0)
+    """The standard deviation counts at least this much."""
+    permute: bool = False
+    """Control arm: rewards are handed to random leaves of the same tree."""
+
+
+class LossConfig(Section):
+    """The policy-gradient loss."""
+
+    clip_low: float = Field(0.2, ge=0)
+    """Ratios below 1 - clip_low get no gradient (for negative advantages)."""
+    clip_high: float = Field(0.2, ge=0)
+    """Ratios above 1 + clip_high get no gradient (for positive advantages)."""
+    dual_clip: float | None = None
+    """Bound of the ratio for negative advantages. SPARK's code: 3."""
+    kl: Literal["k1", "k2", "k3"] = "k3"
+    """Estimator of the KL to the reference."""
+    kl_coef: float = Field(0.0, ge=0)
+    """Weight of the KL to the start of the run. 0 loads no reference. SPARK: 0.01."""
+    entropy_coef: float = 0.0
+    """Weight of the entropy bonus. SPARK's code: 0.001."""
+    aggregation: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
+    """The denominator D: sampled tokens by weight, episodes by weight, or `constant`."""
+    constant: float = Field(1.0, gt=0)
+    """D for `aggregation: constant`."""
+
+
+class LearnerConfig(Section):
+    """The optimiser (AdamW) and how an update is cut up."""
+
+    kind: Literal["policy_gradient", "sft"] = "policy_gradient"
+    """Reinforcement learning on grown trees, or supervised learning on stored ones."""
+    lr: float = Field(1e-6, gt=0)
+    """Learning rate. Small models from scratch want 1e-4 to 1e-3."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Shape after warm-up, over all steps of the run."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps of linear warm-up."""
+    weight_decay: float = 0.0
+    """AdamW's decay. SPARK: 0.01."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's averages."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+    minibatches: int = Field(1, ge=1)
+    """Optimiser steps a rollout: rows are dealt to so many parts. With 1 clipping cannot act."""
+    minibatch_rows: int | None = Field(None, ge=1)
+    """Rows of one optimiser step; replaces `minibatches` where given. SPARK: 256 step samples."""
+    epochs_per_rollout: int = Field(1, ge=1)
+    """Passes over the rows of one rollout."""
+    micro_batch_tokens: int = Field(16384, ge=1)
+    """Most tokens (padding included) of one forward pass; changes memory and speed, not the result."""
+    gradient_checkpointing: bool = False
+    """Trade time for memory."""
+    train_prompts: bool = False
+    """`sft` only: learn observations too (language pre-training)."""
+
+
+class CurriculumConfig(Section):
+    """Which tasks a step trains on."""
+
+    name: str = "uniform"
+    """A name from `CURRICULA` or "package.module:Class"."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the curriculum."""
+
+
+class EvaluationConfig(Section):
+    """How success is measured: during training (validation) and by `firesteel evaluate`."""
+
+    every: int = Field(0, ge=0)
+    """Evaluate every so many steps; 0: never. The best step on validation is kept as `checkpoints/best`."""
+    split: str = "validation"
+    """Split to evaluate on."""
+    num_tasks: int | None = 100
+    """How many tasks; None: all."""
+    samples: int = Field(1, ge=1)
+    """Episodes a task; above 1 gives pass@k for k up to it."""
+    temperature: float = Field(0.4, ge=0)
+    """Sampling temperature (SPARK's validation: 0.4)."""
+    vote: bool = False
+    """Test-time branching: at an explore step, sample B next steps and execute the most frequent action."""
+    seed: int = 0
+    """Seed of tasks and samples; the same for every model that is compared."""
+    test_split: str | None = None
+    """Split that is played once before and once after training (best step on validation); None: no such report."""
+    test_tasks: int | None = 200
+    """How many test tasks; None: all."""
+
+
+class Config(Section):
+    """One experiment."""
+
+    name: str = "run"
+    """Name of the run; its directory is `runs/<name>`."""
+    seed: int = 0
+    """Decides everything random."""
+    steps: int = Field(100, ge=0)
+    """Updates."""
+    tasks_per_step: int = Field(16, ge=1)
+    """Tasks (trees) an update; for `sft` stored episodes an update."""
+    data: list[str] = Field(default_factory=list)
+    """`sft` only: files of stored episodes (`firesteel collect` writes them)."""
+    token_budget: int | None = None
+    """Stop once so many tokens were generated; None: `steps` alone decides."""
+    runs_dir: str = "runs"
+    """Where runs live."""
+    save_every: int = Field(10, ge=0)
+    """Checkpoint every so many steps; 0: only at the end."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """How many recent checkpoints stay."""
+    save_trees: bool = True
+    """Keep the scored trees of every step."""
+    deterministic: bool = True
+    """Fixed order and shapes: the same seed gives the same bits on the same machine."""
+    threads: int = Field(1, ge=0)
+    """CPU threads of torch; 0 leaves torch's own choice. Results differ in the last bits between counts."""
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    environment: EnvironmentConfig = Field(default_factory=EnvironmentConfig)
+    context: ContextConfig = Field(default_factory=ContextConfig)
+    rollout: RolloutConfig = Field(default_factory=RolloutConfig)
+    reward: RewardConfig = Field(default_factory=RewardConfig)
+    advantage: AdvantageConfig = Field(default_factory=AdvantageConfig)
+    loss: LossConfig = Field(default_factory=LossConfig)
+    learner: LearnerConfig = Field(default_factory=LearnerConfig)
+    curriculum: CurriculumConfig = Field(default_factory=CurriculumConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if self.learner.kind == "policy_gradient" and (self.rollout.top_k > 0 or self.rollout.top_p < 1):
+            raise ValueError(
+                "rollout.top_k/top_p cut the distribution that training samples from, and the loss cannot see what was "
+                "cut: leave top_k = 0 and top_p = 1 for training"
+            )
+        if self.learner.kind == "policy_gradient" and self.rollout.temperature == 0:
+            raise ValueError("rollout.temperature must be above 0 for training: greedy groups are all alike")
+        if self.rollout.vote and self.learner.kind == "policy_gradient" and self.steps > 0:
+            raise ValueError("rollout.vote is for evaluation; set evaluation.vote instead")
+        return self
+
+    @classmethod
+    def build(cls, *layers: Mapping[str, Any]) -> Config:
+        """Merges nested settings, later layers over earlier ones, and validates the result once.
+
+        Raises:
+            ConfigError: an unknown key (with the nearest name), a wrong type, or a contradiction.
+        """
+        merged: dict[str, Any] = {}
+        for layer in layers:
+            merged = merge(merged, layer)
+        try:
+            return cls.model_validate(merged)
+        except ValidationError as error:
+            raise ConfigError(explain(error, cls)) from error
+
+    def updated(self, *layers: Mapping[str, Any]) -> Config:
+        """A copy with nested settings replaced."""
+        return Config.build(self.model_dump(), *layers)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Config:
+        """Reads a YAML file, such as the `config.yaml` of a run."""
+        try:
+            content = yaml.safe_load(Path(path).read_text())
+        except FileNotFoundError as error:
+            raise ConfigError(f"config file '{path}' does not exist") from error
+        except yaml.YAMLError as error:
+            raise ConfigError(f"config file '{path}' is not YAML: {error}") from error
+        if not isinstance(content, dict):
+            raise ConfigError(f"config file '{path}' must hold a mapping of settings, got {type(content).__name__}")
+        return cls.build(content)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries merged key by key; anything else in `over` replaces. `options` mappings merge too."""
+    result = copy.deepcopy(dict(base))
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
+            result[key] = merge(result[key], value)
+        else:
+            result[key] = copy.deepcopy(value)
+    return result
+
+
+def parse_overrides(arguments: list[str]) -> dict[str, Any]:
+    """Turns `["learner.lr=1e-4", "seed=1"]` into nested settings; values are read as YAML."""
+    result: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"'{argument}' is not a setting; write key=value, for example learner.lr=1e-4")
+        value: Any = _number(text) if _number(text) is not None else yaml.safe_load(text)
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        result = merge(result, value)
+    return result
+
+
+def _number(text: str) -> float | int | None:
+    """YAML reads 1e-4 as a string; people mean the number."""
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def explain(error: ValidationError, cls: type[BaseModel]) -> str:
+    """One line per problem, naming the setting; unknown keys come with the nearest known one."""
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            known = _fields_at(cls, problem["loc"][:-1])
+            key = str(problem["loc"][-1])
+            lines.append(f"unknown setting '{where}'{nearest(key, known)}; known here: {', '.join(known)}")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"{where}: {message} (got {problem['input']!r})" if where and not where.count("root")
+                         and problem["type"] != "value_error" else f"{where + ': ' if where else ''}{message}")
+    return "; ".join(lines)
+
+
+def _fields_at(cls: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    for part in location:
+        annotation = cls.model_fields[str(part)].annotation
+        options = getattr(annotation, "__args__", (annotation,))
+        cls = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+    return list(cls.model_fields)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "spark": {
+        "steps": 120,
+        "tasks_per_step": 16,
+        "context": {"mode": "window", "prompts": "spark", "history_length": 5, "history_reasoning": False,
+                    "show_admissible": True, "max_prompt_tokens": 2048},
+        "rollout": {"criterion": "explore_tag", "num_leaves": 8, "num_roots": 4, "width": 2, "max_turns": 30,
+                    "temperature": 1.0, "max_response_tokens": 512, "pad_groups": True},
+        "reward": {"name": "outcome", "success": 10.0, "invalid_penalty": 0.1},
+        "advantage": {"weighting": "leaf", "baseline": "group_mean", "over": "step", "std": "sample", "eps": 1e-6},
+        "loss": {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0, "kl": "k3", "kl_coef": 0.01,
+                 "entropy_coef": 0.001, "aggregation": "token_mean"},
+        "learner": {"kind": "policy_gradient", "lr": 1e-6, "weight_decay": 0.01, "betas": [0.9, 0.999],
+                    "max_grad_norm": 1.0, "minibatch_rows": 256},
+        "evaluation": {"temperature": 0.4, "seed": 0},
+    },
+}  # fmt: skip
+"""Published settings as layers of `Config.build`. `spark`: 2601.20209 and its code; where the two disagree on the
+training temperature (0.4 and 1.0), the code's 1.0."""

@@ -1,0 +1,154 @@
+"""Drawing tokens: counter-based uniforms, truncation, and the inverse of the cumulative distribution.
+
+Letters: `B` rows, `V` vocabulary, `S` draws of one request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from firesteel.errors import ConfigError
+from firesteel.types import SamplingParams
+
+
+class Draw(NamedTuple):
+    """One sampled token per row; every tensor has shape [B]. Entropies are in nats."""
+
+    tokens: Tensor
+    logprobs: Tensor
+    sampling_logprobs: Tensor
+    entropies: Tensor
+
+
+def check_sampling(params: SamplingParams, owner: str) -> None:
+    """Raises `ConfigError` naming `owner` where a sampling setting is out of its range."""
+    problems = {
+        "max_new_tokens must be at least 1": params.max_new_tokens < 1,
+        "temperature must be 0 (greedy) or more": not 0.0 <= params.temperature < float("inf"),
+        "top_k must be 0 (off) or more": params.top_k < 0,
+        "top_p must be in (0, 1]": not 0.0 < params.top_p <= 1.0,
+        "stop must not hold an empty string": "" in params.stop,
+    }
+    wrong = [text for text, is_wrong in problems.items() if is_wrong]
+    if wrong:
+        raise ConfigError(f"{owner}: {'; '.join(wrong)}; got {params}")
+
+
+def uniforms(seed: int, count: int) -> np.ndarray:
+    """The first `count` numbers in [0, 1) of the stream that belongs to `seed`, shape [count], float64.
+
+    Number t depends on `seed` and t alone (Philox, keyed by the seed), so that what a request draws does
+    not depend on the batch that it is in, and a longer request starts with the draws of a shorter one.
+    """
+    return np.random.Generator(np.random.Philox(key=seed % 2**128)).random(count)
+
+
+def truncate(probabilities: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+    """Zeroes what top-k and then top-p leave out, and renormalises.
+
+    Args:
+        probabilities: [B, V], each row sums to 1.
+        top_k: [B] integers, 0 is off. Exactly k tokens stay; of equal ones those with the lower ids.
+        top_p: [B] in (0, 1], 1 is off. Of what top-k left, renormalised, the fewest tokens whose sum
+            reaches top_p stay; always at least one.
+    """
+    ordered, indices = probabilities.sort(dim=-1, descending=True, stable=True)
+    vocabulary = probabilities.shape[-1]
+    ranks = torch.arange(vocabulary, device=probabilities.device)
+    kept_count = torch.where(top_k > 0, top_k, vocabulary)[:, None]
+    ordered = torch.where(ranks < kept_count, ordered, 0.0)
+    ordered = ordered / ordered.sum(-1, keepdim=True)
+    sum_before = ordered.cumsum(-1) - ordered
+    is_kept = (sum_before < top_p[:, None]) | (top_p[:, None] >= 1.0) | (ranks == 0)
+    ordered = torch.where(is_kept, ordered, 0.0)
+    ordered = ordered / ordered.sum(-1, keepdim=True)
+    return torch.zeros_like(ordered).scatter_(-1, indices, ordered)
+
+
+def inverse_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """The first token whose cumulative probability exceeds `uniform` times the total.
+
+    Args:
+        probabilities: [B, V], not negative; rows need not sum to 1 exactly.
+        uniform: [B] float64 in [0, 1].
+
+    Returns:
+        [B] token ids, each with a probability above 0, also where rounding puts `uniform` at the very end.
+    """
+    # float64: in a float32 sum the tail of a large vocabulary is lost to rounding.
+    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+    total = cumulative[:, -1:].contiguous()
+    tokens = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)
+    # The total is reached first at the last token that has any probability.
+    last = torch.searchsorted(cumulative, total, right=False)
+    return torch.minimum(tokens, last).squeeze(-1)
+
+
+class Sampler:
+    """Draws one token per row and step, every row with its own settings and its own stream of uniforms.
+
+    `logprobs` and `entropies` of a draw are of the raw distribution (temperature 1, whole vocabulary, in
+    float32). `sampling_logprobs` are of the distribution that was drawn from: tempered, truncated and
+    renormalised. Temperature 0 takes the most probable token (of equal ones the lowest id) with
+    `sampling_logprobs` 0.0, because nothing else could have been drawn; top-k and top-p then change nothing.
+    """
+
+    def __init__(self, params: Sequence[SamplingParams], seeds: Sequence[int], device: torch.device) -> None:
+        steps = max(each.max_new_tokens for each in params)
+        table = np.zeros((len(params), steps))
+        for row, (each, seed) in enumerate(zip(params, seeds, strict=True)):
+            if each.temperature > 0:
+                table[row, : each.max_new_tokens] = uniforms(seed, each.max_new_tokens)
+        self._params = list(params)
+        self._uniforms = torch.from_numpy(table).to(device)
+        self._set_rows(device)
+
+    def _set_rows(self, device: torch.device) -> None:
+        params = self._params
+        is_greedy = [each.temperature == 0 for each in params]
+        temperatures = [each.temperature or 1.0 for each in params]
+        self._all_greedy, self._any_greedy = all(is_greedy), any(is_greedy)
+        self._is_tempered = any(value != 1.0 for value in temperatures)
+        self._is_truncated = any(each.temperature > 0 and (each.top_k or each.top_p < 1) for each in params)
+        self._is_greedy = torch.tensor(is_greedy, device=device)
+        self._temperatures = torch.tensor(temperatures, device=device)[:, None]
+        self._top_k = torch.tensor([each.top_k for each in params], device=device)
+        self._top_p = torch.tensor([each.top_p for each in params], device=device)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Goes on with these rows only, in this order."""
+        device = self._uniforms.device
+        self._params = [self._params[row] for row in rows]
+        self._uniforms = self._uniforms[torch.tensor(rows, device=device)]
+        self._set_rows(device)
+
+    def draw(self, logits: Tensor, step: int) -> Draw:
+        """Draw number `step` (from 0) of every row; `logits` is [B, V] in any float type."""
+        logits = logits.float()
+        raw = torch.log_softmax(logits, dim=-1)
+        probabilities = raw.exp()
+        # A forbidden token has logit -inf, and 0 * -inf is NaN.
+        entropies = -(probabilities * raw.clamp_min(torch.finfo(raw.dtype).min)).sum(-1)
+        if self._all_greedy:
+            tokens = raw.argmax(-1)
+            chosen = raw.gather(-1, tokens[:, None]).squeeze(-1)
+            return Draw(tokens, chosen, torch.zeros_like(chosen), entropies)
+        source = probabilities
+        if self._is_tempered:
+            source = torch.softmax(logits / self._temperatures, dim=-1)
+        if self._is_truncated:
+            source = truncate(source, self._top_k, self._top_p)
+        tokens = inverse_cdf(source, self._uniforms[:, step])
+        if self._any_greedy:
+            tokens = torch.where(self._is_greedy, raw.argmax(-1), tokens)
+        chosen = raw.gather(-1, tokens[:, None]).squeeze(-1)
+        is_raw = source is probabilities
+        sampling = chosen if is_raw else source.gather(-1, tokens[:, None]).squeeze(-1).log()
+        if self._any_greedy:
+            sampling = torch.where(self._is_greedy, 0.0, sampling)
+        return Draw(tokens, chosen, sampling, entropies)

@@ -1,0 +1,38 @@
+"""The one boundary between the library and environment code: whatever goes wrong inside becomes `EnvironmentFailed`."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from firesteel.errors import CannotFork, EnvironmentFailed, StepTimeout
+
+
+@contextmanager
+def guarded(what: str, timeout_s: float) -> Iterator[None]:
+    """Runs environment code: exceptions become `EnvironmentFailed`, too long a time `StepTimeout`, both naming `what`.
+
+    `CannotFork` passes, since it is a mistake in the recipe. The time-out interrupts Python code in the main thread (by
+    an interval timer); native code that never returns to Python needs a process of its own to be stopped.
+    """
+    armed = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
+
+    def expire(signum: int, frame: FrameType | None) -> None:
+        raise StepTimeout(f"{what}: no answer after {timeout_s:g} s; raise environment.step_timeout_s if it is just slow")
+
+    previous = signal.signal(signal.SIGALRM, expire) if armed else None
+    try:
+        if armed:
+            signal.setitimer(signal.ITIMER_REAL, timeout_s)
+        yield
+    except (EnvironmentFailed, CannotFork):
+        raise
+    except Exception as error:  # boundary: an environment may raise anything; the episode is recorded as failed
+        raise EnvironmentFailed(f"{what}: {type(error).__name__}: {error}") from error
+    finally:
+        if armed:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, previous)

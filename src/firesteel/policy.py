@@ -1,0 +1,120 @@
+"""The policy and everything that turns it into episodes: model, tokenizer, context, generator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from firesteel.branching import BranchCriterion, make_criterion
+from firesteel.config import Config, ModelConfig, RolloutConfig
+from firesteel.context import ContextBuilder
+from firesteel.environments import environment_class
+from firesteel.errors import CannotFork, ConfigError, TaskError
+from firesteel.generators.torch import TorchGenerator
+from firesteel.learners.lora import add_lora, load_adapter
+from firesteel.models import build_tiny_model, load_model, load_tokenizer, train_tokenizer
+from firesteel.rollout import Grower
+from firesteel.tree import Tree
+from firesteel.types import Task
+
+
+@dataclass(slots=True)
+class Policy:
+    """A loaded model with its tokenizer, the way its prompts are built, and an in-process generator over it."""
+
+    model: Any
+    tokenizer: Any
+    context: ContextBuilder
+    generator: TorchGenerator
+
+    def grower(self, config: Config, criterion: BranchCriterion, *, rollout: RolloutConfig | None = None) -> Grower:
+        """What grows trees with this policy in the configured environment."""
+        settings = rollout or config.rollout
+        cls = environment_class(config.environment.name)
+        if settings.num_leaves > settings.num_roots and settings.criterion != "chain" and cls.fork_rung == "none":
+            raise CannotFork(
+                f"environment '{config.environment.name}' cannot fork and rollout.criterion is '{settings.criterion}'; "
+                "implement fork() (replay of the actions is enough), or use rollout.criterion=chain"
+            )
+        constructor = constructor_options(config)
+        return Grower(
+            config=settings,
+            generator=self.generator,
+            context=self.context,
+            criterion=criterion,
+            make_environment=lambda: cls(**constructor),
+            vocabulary_size=len(self.tokenizer),
+            max_context=self.generator.max_context,
+            step_timeout_s=config.environment.step_timeout_s,
+        )
+
+
+def constructor_options(config: Config) -> dict[str, Any]:
+    """The environment's options as its constructor takes them."""
+    return dict(config.environment.options)
+
+
+def resolve_device(name: str) -> str:
+    """ "auto" becomes cuda where there is one."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+def load_policy(config: Config, *, texts: Sequence[str] = ()) -> Policy:
+    """Loads (or builds) the model of a configuration.
+
+    `texts` is what a tiny model's tokenizer is trained on; other models ignore it.
+    """
+    settings = config.model
+    device = resolve_device(settings.device)
+    if settings.path is not None:
+        tokenizer = load_tokenizer(settings.path)
+        model = load_model(
+            settings.path, dtype=settings.dtype, device=device, trust_remote_code=settings.trust_remote_code
+        )
+    elif settings.tiny is not None:
+        if not texts:
+            raise ConfigError("model.tiny builds a tokenizer from training text, and there is none; give model.path")
+        tokenizer = train_tokenizer(texts, vocab_size=settings.tiny.vocab_size)
+        sizes = settings.tiny.model_dump(exclude={"vocab_size"})
+        model = build_tiny_model(tokenizer, seed=config.seed, **sizes).to(device)
+    else:
+        raise ConfigError("no model: set model.path to a Hub name or a local directory, for example model.path=./qwen")
+    model = _with_adapter(model, settings, config.seed)
+    context = ContextBuilder(tokenizer, **config.context.model_dump())
+    generator = TorchGenerator(model, tokenizer, end_token_ids=context.stop_token_ids)
+    return Policy(model, tokenizer, context, generator)
+
+
+def _with_adapter(model: Any, settings: ModelConfig, seed: int) -> Any:
+    if settings.lora is None:
+        return model
+    if settings.lora.adapter is not None:
+        return load_adapter(model, settings.lora.adapter, trainable=True)
+    options = settings.lora.model_dump(exclude={"adapter"})
+    return add_lora(model, seed=seed, **options)
+
+
+def load_tasks(config: Config, split: str, count: int | None, *, seed: int = 0) -> list[Task]:
+    """The tasks of a split; an empty one is an error."""
+    cls = environment_class(config.environment.name)
+    tasks = list(cls.tasks(split, count=count, seed=seed, **config.environment.options))
+    if not tasks:
+        raise TaskError(
+            f"split '{split}' of environment '{config.environment.name}' has no tasks with the options "
+            f"{config.environment.options}; check the split's name, environment.options and the task count"
+        )
+    return tasks
+
+
+def grow_trees(
+    tasks: Sequence[Task], policy: Policy, config: Config, *, criterion: BranchCriterion | None = None, iteration: int = 0
+) -> list[Tree]:
+    """Grows one tree a task with the configured criterion and budget; rewards are not set yet (`score_trees`)."""
+    if criterion is None:
+        criterion = make_criterion(config.rollout.criterion, config.rollout.width, config.rollout.criterion_options)
+    return policy.grower(config, criterion).grow(tasks, seed=config.seed, iteration=iteration)

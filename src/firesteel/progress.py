@@ -1,0 +1,72 @@
+"""Progress bars for long work; on a pipe, one plain line now and then."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+LINE_EVERY_S = 20.0
+
+
+class Progress:
+    """A listener of `train`: a bar for the steps, one for what is being played, and a line for each evaluation."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bars = Bars(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+            console=console, transient=True, disable=not console.is_terminal,
+        )  # fmt: skip
+        self.tasks: dict[str, Any] = {}
+        self.last_line = 0.0
+
+    def __enter__(self) -> Progress:
+        self.bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bars.stop()
+
+    def print(self, what: Any) -> None:
+        """Prints above the bars."""
+        self.bars.console.print(what, highlight=False)
+
+    def __call__(self, event: str, facts: dict[str, Any]) -> None:
+        """Takes one event of `train`, `evaluate` or a recipe."""
+        if event == "step":
+            self._step(facts)
+        elif event == "playing":
+            self._bar("playing", f"playing {facts['split']}", facts["done"], facts["of"])
+        elif event == "rollout":
+            done, active = facts["finished"], facts["active"]
+            self._bar("rollout", "growing trees", done, done + active)
+        elif event in ("before", "evaluation"):
+            name = f"before training, {facts['split']}" if event == "before" else f"step {facts['step']}, {facts['split']}"
+            self.print(f"{name}: success {facts['success']:.1%} ({facts['low']:.1%} - {facts['high']:.1%}), "
+                       f"score {facts['score']:.2f}, n = {facts['n']}")  # fmt: skip
+        elif event == "note":
+            self.print(facts["text"])
+
+    def _step(self, facts: dict[str, Any]) -> None:
+        metrics = facts["metrics"]
+        names = ("rollout/success", "rollout/leaves", "explore/ratio", "losses/sft", "losses/token_accuracy")
+        note = "  ".join(f"{name.split('/')[1]} {metrics[name]:.3g}" for name in names if name in metrics
+                         and not (name.startswith("rollout") and "losses/sft" in metrics))  # fmt: skip
+        self._bar("steps", "training", facts["step"], facts["steps"], note)
+        late = time.monotonic() - self.last_line > LINE_EVERY_S
+        if not self.console.is_terminal and (late or facts["step"] == facts["steps"]):
+            self.last_line = time.monotonic()
+            self.print(f"step {facts['step']}/{facts['steps']}  {note}")
+
+    def _bar(self, key: str, description: str, done: int, total: int, note: str = "") -> None:
+        if key not in self.tasks:
+            self.tasks[key] = self.bars.add_task(description, total=total, note=note)
+        self.bars.update(self.tasks[key], description=description, completed=done, total=total, note=note)

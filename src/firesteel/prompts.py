@@ -1,0 +1,106 @@
+"""The wording of prompts and responses: one `PromptSet` per name in `PROMPTS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from firesteel.types import ExpertStep
+
+REASONING_TAGS = ("explore", "think")
+TAGS = ("<explore>", "</explore>", "<think>", "</think>", "<action>", "</action>")
+
+Pair = tuple[str, str]
+"""One past step as prompts show it: the observation's text and what the agent answered to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSet:
+    """Three functions that write user messages; each is called with keywords alone.
+
+    `opening(goal, observation, admissible)` starts an episode, `turn(observation, admissible)` follows a
+    response when the history stays in the context, and `window(goal, num_steps, history, observation,
+    admissible)` is a complete prompt that shows only the given `history`, oldest pair first.
+    `admissible` is None where actions are not listed.
+    """
+
+    opening: Callable[..., str]
+    turn: Callable[..., str]
+    window: Callable[..., str]
+
+
+def format_step(tag: str, reasoning: str, action: str) -> str:
+    """A response in the one valid form: a reasoning tag followed by an action tag, nothing around them."""
+    return f"<{tag}>{reasoning}</{tag}><action>{action}</action>"
+
+
+def format_response(step: ExpertStep) -> str:
+    """The response that supervised fine-tuning teaches for an expert's step."""
+    return format_step("explore" if step.explore else "think", step.reason, step.action)
+
+
+def _compact_turn(*, observation: str, admissible: Sequence[str] | None) -> str:
+    if admissible is None:
+        return observation
+    return f"{observation}\nActions: {'; '.join(admissible)}"
+
+
+def _compact_opening(*, goal: str, observation: str, admissible: Sequence[str] | None) -> str:
+    return f"{goal}\n{_compact_turn(observation=observation, admissible=admissible)}"
+
+
+def _compact_window(
+    *, goal: str, num_steps: int, history: Sequence[Pair], observation: str, admissible: Sequence[str] | None
+) -> str:
+    if num_steps == 0:
+        return _compact_opening(goal=goal, observation=observation, admissible=admissible)
+    past = "".join(f"{seen}\n> {response}\n" for seen, response in history)
+    return f"{goal}\n[{num_steps}]\n{past}{_compact_turn(observation=observation, admissible=admissible)}"
+
+
+_SPARK_ROLE = "You act in a world that answers in text. Work step by step until the task is done."
+
+_SPARK_RULES = """\
+Answer with one short sentence of reasoning, then one action.
+Put the sentence in exactly one of two tags:
+<explore>...</explore> when the last result surprised you or you lack information, so that several actions \
+are worth trying;
+<think>...</think> when things go as planned and the next action is clear.
+After it, put exactly one action in <action>...</action>."""
+
+
+def _spark_turn(*, observation: str, admissible: Sequence[str] | None) -> str:
+    lines = [f"Current observation: {observation}"]
+    if admissible is not None:
+        lines.append("Possible actions:")
+        lines.extend(f"- {action}" for action in admissible)
+    return "\n".join(lines)
+
+
+def _spark_opening(*, goal: str, observation: str, admissible: Sequence[str] | None) -> str:
+    turn = _spark_turn(observation=observation, admissible=admissible)
+    return f"{_SPARK_ROLE}\nTask: {goal}\n\n{turn}\n\n{_SPARK_RULES}"
+
+
+def _spark_window(
+    *, goal: str, num_steps: int, history: Sequence[Pair], observation: str, admissible: Sequence[str] | None
+) -> str:
+    if num_steps == 0:
+        return _spark_opening(goal=goal, observation=observation, admissible=admissible)
+    lines = [f"Steps taken so far: {num_steps}."]
+    if history:
+        lines.append(f"The last {len(history)}, oldest first:")
+    for number, (seen, response) in enumerate(history, start=num_steps - len(history) + 1):
+        lines.append(f"[{number}] Observation: {seen}")
+        lines.append(f"[{number}] Action: {response}")
+    turn = _spark_turn(observation=observation, admissible=admissible)
+    past = "\n".join(lines)
+    return f"{_SPARK_ROLE}\nTask: {goal}\n\n{past}\n\n{turn}\n\n{_SPARK_RULES}"
+
+
+PROMPTS: dict[str, PromptSet] = {
+    # for models trained from scratch: every token is paid for, and an instruction teaches them nothing
+    "compact": PromptSet(opening=_compact_opening, turn=_compact_turn, window=_compact_window),
+    # for instruction-tuned models: the contents of SPARK's prompt in words of our own
+    "spark": PromptSet(opening=_spark_opening, turn=_spark_turn, window=_spark_window),
+}

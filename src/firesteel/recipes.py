@@ -1,0 +1,110 @@
+"""Finding and running recipes: one short Python file an experiment.
+
+A recipe is a module with a docstring (its help) and `config() -> Config`. `firesteel train NAME key=value` trains that
+configuration with the settings replaced. A recipe that is more than one training (stages, arms, seeds) also
+defines `run(config, session) -> dict`, which gets the replaced configuration and a `RecipeSession`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from firesteel.config import Config
+from firesteel.errors import ConfigError
+from firesteel.plugins import nearest
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A loaded recipe."""
+
+    name: str
+    path: Path
+    module: ModuleType
+
+    @property
+    def summary(self) -> str:
+        """The first line of its docstring."""
+        return (self.module.__doc__ or "").strip().partition("\n")[0]
+
+    def config(self) -> Config:
+        """Its settings before any are replaced."""
+        config: Config = self.module.config()
+        return config
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeSession:
+    """What a recipe's own `run` works with."""
+
+    resume: bool
+    listen: Callable[[str, dict[str, Any]], None]
+
+    def train(self, config: Config) -> dict[str, Any]:
+        """Trains one configuration. A finished run of the same settings is not done again; a cut-off one goes on."""
+        from firesteel.run import is_run
+        from firesteel.train import train
+
+        directory = Path(config.runs_dir) / config.name
+        exists = is_run(directory)
+        if exists and self.resume and (directory / "summary.json").exists():
+            summary: dict[str, Any] = json.loads((directory / "summary.json").read_text())
+            if summary.get("steps") == config.steps or config.token_budget is not None:
+                self.listen("skipped", {"directory": str(directory)})
+                return summary
+        return train(config, resume=exists and self.resume, listen=self.listen)
+
+
+def recipes_directory() -> Path:
+    """Where the recipes lie: inside an installed package, or beside `src` in a checkout."""
+    here = Path(__file__).parent
+    for directory in (here / "recipe_files", here.parents[1] / "recipes"):
+        if directory.is_dir():
+            return directory
+    raise ConfigError("this installation of firesteel has no recipes; install it again with pip")
+
+
+def recipe_names() -> list[str]:
+    """All recipes, sorted."""
+    return sorted(path.stem for path in recipes_directory().glob("*.py") if not path.stem.startswith("_"))
+
+
+def load_recipe(name: str) -> Recipe:
+    """A recipe by name ("quickstart", "recipes/quickstart"), or a Python file of your own.
+
+    Raises:
+        ConfigError: there is no such recipe, or the file defines no `config`.
+    """
+    own = Path(name)
+    path = own if own.suffix == ".py" and own.exists() else recipes_directory() / f"{own.stem}.py"
+    if not path.exists():
+        names = recipe_names()
+        raise ConfigError(f"there is no recipe '{name}'{nearest(own.stem, names)}; known: {', '.join(names)}, or give a file")
+    specification = importlib.util.spec_from_file_location(f"firesteel_recipe_{path.stem}", path)
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = module
+    specification.loader.exec_module(module)
+    if not hasattr(module, "config"):
+        raise ConfigError(f"recipe '{path}' must define config() -> Config")
+    return Recipe(path.stem, path, module)
+
+
+def run_recipe(
+    recipe: Recipe, overrides: Mapping[str, Any], *, resume: bool, listen: Callable[[str, dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Trains a recipe with some settings replaced; returns its summary."""
+    from firesteel.train import train
+
+    config = recipe.config().updated(overrides)
+    if hasattr(recipe.module, "run"):
+        summary: dict[str, Any] = recipe.module.run(config, RecipeSession(resume, listen))
+        return summary
+    return train(config, resume=resume, listen=listen)

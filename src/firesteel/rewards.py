@@ -1,0 +1,91 @@
+"""Rewards: any function of a finished episode.
+
+A reward function returns a number (the outcome), or an `EpisodeReward` that adds something to single steps.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from firesteel.config import RewardConfig
+from firesteel.errors import ConfigError
+from firesteel.plugins import load
+from firesteel.tree import Episode, Tree
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeReward:
+    """`outcome` counts for every step; `steps` (one per step, or empty) counts for that step only."""
+
+    outcome: float
+    steps: Sequence[float] = field(default_factory=tuple)
+
+
+def outcome(episode: Episode, config: RewardConfig) -> EpisodeReward:
+    """`success` if the episode succeeded, else 0; minus `invalid_penalty` on each invalid step (SPARK: 10, 0.1)."""
+    return EpisodeReward(config.success if episode.success else 0.0, invalid_penalties(episode, config))
+
+
+def score(episode: Episode, config: RewardConfig) -> EpisodeReward:
+    """`success` times the environment's score in [0, 1]; the same step penalties as `outcome`."""
+    return EpisodeReward(config.success * episode.score, invalid_penalties(episode, config))
+
+
+def invalid_penalties(episode: Episode, config: RewardConfig) -> list[float]:
+    """-`invalid_penalty` for each step whose response broke the format (or, if asked, was not understood)."""
+    return [
+        -config.invalid_penalty if not step.valid or (config.invalid_when == "either" and not step.understood) else 0.0
+        for step in episode.steps
+    ]
+
+
+REWARDS: dict[str, Any] = {"outcome": outcome, "score": score}
+
+
+def score_trees(trees: Sequence[Tree], config: RewardConfig) -> None:
+    """Writes `reward`, `step_rewards` and `masked` onto the leaves of finished trees."""
+    function: Callable[..., Any] = load(config.name, REWARDS, kind="reward")
+    builtin = config.name in REWARDS
+    for tree in trees:
+        for leaf in tree.leaves:
+            if leaf.status in ("active", "failed"):
+                continue
+            episode = tree.episode(leaf)
+            value = function(episode, config) if builtin else function(episode)
+            if not isinstance(value, EpisodeReward):
+                value = EpisodeReward(float(value))
+            if value.steps and len(value.steps) != len(episode.steps):
+                raise ConfigError(
+                    f"reward '{config.name}' gave {len(value.steps)} step rewards for {len(episode.steps)} steps "
+                    f"of task '{tree.task.id}'; give one per step or none"
+                )
+            rule = overlong_rule(episode, config)
+            leaf.masked = rule == "mask"
+            leaf.reward = 0.0 if rule == "zero" else value.outcome
+            leaf.step_rewards = list(value.steps) or [0.0] * len(episode.steps)
+
+
+def overlong_rule(episode: Episode, config: RewardConfig) -> str:
+    """What applies to this episode: "as_is", "zero" or "mask" (overflowing contexts, cut-off responses)."""
+    if episode.status == "overflow":
+        return config.overflow
+    if any(step.truncated_response for step in episode.steps):
+        return config.truncated_response
+    return "as_is"
+
+
+def pad_groups(trees: Sequence[Tree], num_leaves: int, *, seed: int) -> None:
+    """Fills groups short of `num_leaves` with copies of their own leaves, drawn at random (SPARK's `use_pad`).
+
+    A copy is counted by `Leaf.multiplicity`; nothing is duplicated.
+    """
+    rng = random.Random(seed)
+    for tree in trees:
+        leaves = tree.counting_leaves()
+        for leaf in leaves:
+            leaf.multiplicity = 1
+        for _ in range(num_leaves - len(leaves) if leaves else 0):
+            rng.choice(leaves).multiplicity += 1

@@ -1,0 +1,272 @@
+"""The one loop: sample tasks, grow trees, score them, estimate advantages, update, load the new weights.
+
+Supervised learning runs through the same loop; it reads stored episodes in place of growing trees.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from firesteel.advantages import estimate_advantages, permute_within_groups
+from firesteel.branching import BranchCriterion, make_criterion
+from firesteel.checkpoint import load_checkpoint
+from firesteel.config import Config
+from firesteel.curriculum import Curriculum, make_curriculum
+from firesteel.demonstrations import StoredTrees, read_texts
+from firesteel.errors import ConfigError
+from firesteel.evaluate import Evaluation, evaluate_policy
+from firesteel.export import save_model
+from firesteel.learners import OBJECTIVES
+from firesteel.learners.learner import Learner
+from firesteel.learners.reference import Reference
+from firesteel.packing import pack
+from firesteel.plugins import load
+from firesteel.policy import Policy, load_policy, load_tasks
+from firesteel.report import rollout_metrics
+from firesteel.rewards import pad_groups, score_trees
+from firesteel.rollout import Grower, derive_seed
+from firesteel.run import Run
+from firesteel.training_state import capture_rng, join_state, restore_rng, split_state
+from firesteel.tree import Tree
+
+MAY_DIFFER = ("steps", "runs_dir", "name", "keep_checkpoints", "token_budget", "environment.step_timeout_s")
+"""Settings that a resumed run may change."""
+
+Listener = Callable[[str, dict[str, Any]], None]
+
+
+def silent(event: str, facts: dict[str, Any]) -> None:
+    """The listener that hears nothing."""
+    del event, facts
+
+
+@dataclass(slots=True)
+class Session:
+    """Everything that a run holds in memory. What must survive a crash goes through `state` and `restore`."""
+
+    config: Config
+    policy: Policy
+    learner: Learner
+    grower: Grower | None
+    criterion: BranchCriterion
+    source: Curriculum | StoredTrees
+    listen: Listener = silent
+    generated_tokens: int = 0
+    leaves: int = 0
+    before: dict[str, Any] | None = None
+    best: dict[str, Any] = field(default_factory=lambda: {"step": 0, "success": None})
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(named tensor files, JSON): all that the next step depends on."""
+        moments, scalars = split_state(self.learner.optimizer.state_dict())
+        trainable = {name: value for name, value in self.policy.model.named_parameters() if value.requires_grad}
+        state = {
+            "optimizer": scalars, "updates": self.learner.updates, "source": self.source.state_dict(),
+            "criterion": self.criterion.state_dict(), "generated_tokens": self.generated_tokens,
+            "leaves": self.leaves, "before": self.before, "best": self.best, "rng": capture_rng(),
+        }  # fmt: skip
+        return {"model": {name: value.detach() for name, value in trainable.items()}, "optimizer": moments}, state
+
+    def restore(self, tensors: dict[str, Any], state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.load_model(tensors["model"])
+        self.learner.optimizer.load_state_dict(join_state(tensors["optimizer"], state["optimizer"]))
+        self.learner.updates = state["updates"]
+        self.source.load_state_dict(state["source"])
+        self.criterion.load_state_dict(state["criterion"])
+        self.generated_tokens, self.leaves = state["generated_tokens"], state["leaves"]
+        self.before, self.best = state["before"], state["best"]
+        restore_rng(state["rng"])
+
+    def load_model(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Puts saved trainable parameters back into the model and drops cached keys and values."""
+        parameters = dict(self.policy.model.named_parameters())
+        with torch.no_grad():
+            for name, value in tensors.items():
+                parameters[name].copy_(value)
+        self.policy.generator.load_weights(self.learner.weights(), version=self.learner.updates)
+
+
+def train(config: Config, *, resume: bool = False, listen: Listener = silent) -> dict[str, Any]:
+    """Runs one experiment in `runs_dir/name` and returns what its `summary.json` holds.
+
+    Args:
+        config: the settings.
+        resume: go on from the newest whole checkpoint of an existing run; the result has the same bits as
+            that of an uninterrupted run (`deterministic`, same machine and thread count).
+        listen: is told what happens, as (event, facts); the command line draws its progress bars from it.
+    """
+    set_up_torch(config)
+    with Run.create(Path(config.runs_dir) / config.name, config.model_dump(mode="json"), resume=resume,
+                    may_differ=MAY_DIFFER) as run:  # fmt: skip
+        session = open_session(config, listen)
+        checkpoint = run.load_checkpoint()
+        if checkpoint is None:
+            start(session, run)
+        else:
+            session.restore(checkpoint.tensors, checkpoint.state)
+        for step in range(run.start_step, config.steps):
+            if config.token_budget is not None and session.generated_tokens >= config.token_budget:
+                break
+            timings: dict[str, float] = {}
+            with timed(timings, "seconds/step"):
+                with timed(timings, "seconds/rollout"):
+                    trees = next_trees(session, step)
+                with timed(timings, "seconds/update"):
+                    batch = pack(trees, weighting=config.advantage.weighting, aggregation=config.loss.aggregation,
+                                 train_prompts=config.learner.train_prompts)  # fmt: skip
+                    metrics = session.learner.update(batch)
+                session.policy.generator.load_weights(session.learner.weights(), version=session.learner.updates)
+                metrics |= rollout_metrics(trees, session.generated_tokens)
+                with timed(timings, "seconds/evaluation"):
+                    evaluated = evaluate_if_due(session, step + 1, metrics)
+            if config.save_trees and session.grower is not None:
+                run.add_trees(step, trees)
+            run.log(step, metrics, timings)
+            listen("step", {"step": step + 1, "steps": config.steps, "metrics": metrics, "timings": timings})
+            if evaluated or step + 1 == config.steps or (config.save_every and (step + 1) % config.save_every == 0):
+                save(session, run, step + 1)
+        return finish(session, run)
+
+
+def next_trees(session: Session, step: int) -> list[Tree]:
+    """The scored trees of one step: stored ones, or fresh ones with rewards and advantages."""
+    config = session.config
+    if session.grower is None:
+        assert isinstance(session.source, StoredTrees)
+        return session.source.sample(config.tasks_per_step)
+    assert not isinstance(session.source, StoredTrees)
+    tasks = session.source.sample(config.tasks_per_step)
+    trees = session.grower.grow(
+        tasks, seed=config.seed, iteration=step,
+        on_progress=lambda active, done: session.listen("rollout", {"active": active, "finished": done}),
+    )  # fmt: skip
+    score_trees(trees, config.reward)
+    if config.rollout.pad_groups:
+        pad_groups(trees, config.rollout.num_leaves, seed=derive_seed(config.seed, step, "pad"))
+    if config.advantage.permute:
+        permute_within_groups(trees, seed=derive_seed(config.seed, step, "permute"))
+    estimate_advantages(trees, config.advantage)
+    session.source.observe(trees)
+    session.generated_tokens += sum(tree.generated_tokens() for tree in trees)
+    session.leaves += sum(len(tree.leaves) for tree in trees)
+    return trees
+
+
+def open_session(config: Config, listen: Listener = silent) -> Session:
+    """Loads the model and builds every part that the configuration names."""
+    supervised = config.learner.kind == "sft"
+    if supervised and not config.data:
+        raise ConfigError("learner.kind is 'sft', which learns from stored episodes: set data=[FILE]")
+    policy = load_policy(config, texts=read_texts(config.data) if config.data and config.model.tiny else ())
+    criterion = make_criterion(config.rollout.criterion, config.rollout.width, config.rollout.criterion_options)
+    objective = load(config.learner.kind, OBJECTIVES, kind="learner")(config.loss)
+    learner = Learner(
+        policy.model, objective, config.learner, config.loss, total_steps=config.steps, seed=config.seed,
+        reference=Reference(policy.model) if objective.needs_reference else None,
+    )  # fmt: skip
+    source: Curriculum | StoredTrees
+    if supervised:
+        source = StoredTrees(config.data, policy.context, seed=config.seed)
+    else:
+        tasks = load_tasks(config, config.environment.split, config.environment.num_tasks)
+        curriculum = config.curriculum
+        source = make_curriculum(curriculum.name, tasks, seed=config.seed, options=curriculum.options)
+    grower = None if supervised else policy.grower(config, criterion)
+    return Session(config, policy, learner, grower, criterion, source, listen)
+
+
+def start(session: Session, run: Run) -> None:
+    """What happens before the first update: the test set is played, validation sets its first mark."""
+    settings = session.config.evaluation
+    if settings.test_split is not None:
+        session.before = play(session, settings.test_split, settings.test_tasks).summary()
+        session.listen("before", session.before)
+    if settings.every:
+        result = play(session, settings.split, settings.num_tasks).summary()
+        session.best = {"step": 0, "success": result["success"], "score": result["score"]}
+        session.listen("evaluation", {"step": 0, **result})
+    save(session, run, 0)
+
+
+def evaluate_if_due(session: Session, updates: int, metrics: dict[str, Any]) -> bool:
+    """Plays the validation tasks every `evaluation.every` updates and at the end; keeps the best step in mind."""
+    settings, steps = session.config.evaluation, session.config.steps
+    if not settings.every or (updates % settings.every and updates != steps):
+        return False
+    result = play(session, settings.split, settings.num_tasks).summary()
+    names = ("success", "low", "high", "score", "steps", "invalid", "repetition", "explore_ratio")
+    metrics |= {f"eval/{name}": result[name] for name in names}
+    mark = (result["success"], result["score"])
+    if session.best["success"] is None or mark > (session.best["success"], session.best["score"]):
+        session.best = {"step": updates, "success": mark[0], "score": mark[1]}
+    session.listen("evaluation", {"step": updates, **result})
+    return True
+
+
+def play(session: Session, split: str, count: int | None) -> Evaluation:
+    """An evaluation of the current weights."""
+    tasks = load_tasks(session.config, split, count)
+    return evaluate_policy(
+        session.policy, session.config, tasks, split=split,
+        on_progress=lambda done, of: session.listen("playing", {"split": split, "done": done, "of": of}),
+    )  # fmt: skip
+
+
+def save(session: Session, run: Run, step: int) -> None:
+    """A checkpoint in which `step` is the next to do."""
+    tensors, state = session.state()
+    best_step = session.best["step"] if session.config.evaluation.every else None
+    run.save_checkpoint(step, tensors=tensors, state=state, keep=session.config.keep_checkpoints, best_step=best_step)
+
+
+def finish(session: Session, run: Run) -> dict[str, Any]:
+    """Goes back to the best step on validation, plays the test set, saves the model and writes the summary."""
+    config, settings = session.config, session.config.evaluation
+    if settings.every:
+        best = run.directory / "checkpoints" / f"step-{session.best['step']:06d}"
+        session.load_model(load_checkpoint(best, names={"model"}).tensors["model"])
+    summary: dict[str, Any] = {
+        "name": config.name, "seed": config.seed, "steps": session.learner.updates, "best": session.best,
+        "generated_tokens": session.generated_tokens, "leaves": session.leaves,
+        "tokens_per_leaf": session.generated_tokens / session.leaves if session.leaves else None,
+    }  # fmt: skip
+    if settings.test_split is not None:
+        after = play(session, settings.test_split, settings.test_tasks)
+        summary |= {"before": session.before, "after": after.summary()}
+    summary["seconds"] = round(total_seconds(run.directory / "timings.jsonl"), 1)
+    summary["model"] = str(save_model(session.policy, run.directory / "model"))
+    run.write_summary(summary)
+    session.listen("done", {"summary": summary, "directory": str(run.directory)})
+    return summary
+
+
+def set_up_torch(config: Config) -> None:
+    """Threads and determinism."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    if config.deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.manual_seed(config.seed)
+
+
+@contextmanager
+def timed(timings: dict[str, float], name: str) -> Iterator[None]:
+    """Adds the seconds spent inside to `timings[name]`."""
+    begin = time.perf_counter()
+    yield
+    timings[name] = timings.get(name, 0.0) + time.perf_counter() - begin
+
+
+def total_seconds(path: Path) -> float:
+    """The sum of all steps' seconds, over every session of the run."""
+    lines: Sequence[str] = path.read_text().splitlines() if path.exists() else ()
+    return sum(json.loads(line).get("seconds/step", 0.0) for line in lines)
