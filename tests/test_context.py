@@ -19,7 +19,7 @@ from firesteel.models import COMPACT_CHAT_TEMPLATE, load_tokenizer, train_tokeni
 from firesteel.prompts import PROMPTS, format_response, format_step
 from firesteel.types import ExpertStep, Observation
 
-TEXTS = ["put a mug in cabinet 12\nYou see a cabinet 12 and a desk 1.\n> go to desk 1"] * 4
+TEXTS = ["put a mug in cabinet 12\nYou see a cabinet 12 and a desk 1.\n> go to desk 1", "a.\n\nb\n \nc\n\n\n1"] * 4
 KINDS = ("compact", "chatml")
 
 
@@ -173,6 +173,13 @@ def test_chatml_by_hand(tokenizers: dict[str, Any]) -> None:
     assert builder.stop_token_ids == (builder.end_token_id,)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_usual_templates_are_rendered_once(builders: dict[str, ContextBuilder], kind: str) -> None:
+    bridge = builders[kind]._bridge
+    assert bridge is not None
+    assert bridge.is_constant and builders[kind]._opening.is_constant
+
+
 def test_returned_lists_can_be_changed_without_harm(tokenizer: Any) -> None:
     builder = ContextBuilder(tokenizer, "compact")
     first = builder.next_turn(False, Observation("desk"))
@@ -308,6 +315,18 @@ def test_a_tokenizer_that_puts_a_space_before_every_text() -> None:
     complete = whole(tokenizer, ["go", "go", "desk"])
     assert bridge == complete[complete.index(1) :]
     assert builder.next_turn(True, Observation("desk")) == bridge[1:]
+
+
+def test_a_response_is_tokenised_as_it_stands_after_the_prompt() -> None:
+    vocabulary = {"<unk>": 0, "</s>": 1, "<a>": 2, "▁": 3, "▁go": 4, "go": 5, "▁desk": 6}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    backend.decoder = decoders.Metaspace(prepend_scheme="first")
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in ("</s>", "<a>")])
+    template = "{% for m in messages %}{{ m['content'] + ('<a>' if m['role'] == 'user' else '</s>') }}{% endfor %}"
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", chat_template=template)
+    assert tokenizer.encode("go", add_special_tokens=False) == [4]
+    assert ContextBuilder(tokenizer, "compact").encode_response("go") == [5, 1]
 
 
 def test_templates_that_lose_messages_are_refused(tokenizer: Any) -> None:

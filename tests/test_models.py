@@ -258,8 +258,12 @@ def test_directories_that_hold_no_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is a LoRA adapter, not a model"):
         load_model(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "nobody-knows"}')
-    with pytest.raises(ModelError, match="config that transformers does not know"):
+    with pytest.raises(ModelError, match=r"cannot be loaded; its files are damaged or unknown.*nobody-knows"):
         load_model(tmp_path)
+    for name, load in {"config.json": load_model, "tokenizer_config.json": load_tokenizer}.items():
+        (tmp_path / name).write_text("{")
+        with pytest.raises(ModelError, match="cannot be loaded; its files are damaged"):
+            load(tmp_path)
 
 
 def test_lacking_weights_are_an_error_not_random_numbers(hub_directory: Path, tmp_path: Path) -> None:

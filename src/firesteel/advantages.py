@@ -5,6 +5,7 @@ Legend: `L` leaves of one group, `S` samples (leaves, or steps of leaves).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,9 +28,7 @@ def leaf_weights(tree: Tree, weighting: str) -> dict[int, float]:
     return {leaf.index: float(leaf.multiplicity if copies else 1) for leaf in tree.counting_leaves()}
 
 
-def baselines(
-    scores_L: np.ndarray, weights_L: np.ndarray, roots_L: np.ndarray, *, kind: str
-) -> np.ndarray:
+def baselines(scores_L: np.ndarray, weights_L: np.ndarray, roots_L: np.ndarray, *, kind: str) -> np.ndarray:
     """The baseline of each leaf, shape [L].
 
     `group_mean`: the weighted mean of the group, the leaf itself included (GRPO).
@@ -66,7 +65,7 @@ def spread(scores_S: np.ndarray, weights_S: np.ndarray, *, std: str) -> float:
     if std == "sample":
         count = float(weights_S.sum()) if weights_S.min() >= 1 else float(len(scores_S))
         variance *= count / (count - 1) if count > 1 else 0.0
-    return variance**0.5
+    return math.sqrt(variance)
 
 
 def group_advantages(
@@ -109,8 +108,7 @@ def estimate_advantages(trees: Sequence[Tree], config: AdvantageConfig) -> None:
 
 
 def _write_group(members: list[tuple[Tree, Leaf]], config: AdvantageConfig) -> None:
-    steps_L = [np.full(len(leaf.step_rewards or ()), leaf.reward or 0.0) + np.asarray(leaf.step_rewards or (), float)
-               for _, leaf in members]
+    steps_L = [(leaf.reward or 0.0) + np.asarray(leaf.step_rewards or (), dtype=float) for _, leaf in members]
     weights = {id(tree): leaf_weights(tree, config.weighting) for tree, _ in members}
     weights_L = np.array([weights[id(tree)][leaf.index] for tree, leaf in members])
     tree_numbers = {identity: number for number, identity in enumerate(weights)}
@@ -121,12 +119,12 @@ def _write_group(members: list[tuple[Tree, Leaf]], config: AdvantageConfig) -> N
         weights_S, roots_S = np.repeat(weights_L, lengths_L), np.repeat(roots_L, lengths_L)
         firsts = np.cumsum([0, *lengths_L[:-1]])
     else:
-        scores_S = np.array([steps.mean() if len(steps) else leaf.reward or 0.0
-                             for steps, (_, leaf) in zip(steps_L, members, strict=True)])
+        scores_S = np.array(
+            [steps.mean() if len(steps) else leaf.reward for steps, (_, leaf) in zip(steps_L, members, strict=True)],
+            dtype=float,
+        )
         weights_S, roots_S, firsts = weights_L, roots_L, np.arange(len(members))
-    alone = len(members) == 1 or np.ptp(np.concatenate(steps_L)) == 0.0
-    if len(scores_S) == 0:
-        return
+    alone = len(members) == 1 or np.ptp(np.concatenate([scores_S, *steps_L])) == 0.0
     baseline_S, scale = group_advantages(
         scores_S, weights_S, roots_S,
         baseline=config.baseline, std=config.std, eps=config.eps, std_floor=config.std_floor,

@@ -141,10 +141,12 @@ def collect_random_episodes(
     steps: int,
     seed: int,
     random_action: RandomAction | None = None,
+    narrate: bool = False,
 ) -> EpisodeSet:
-    """Plays random actions, at most `steps` per task: text of the environment for language pre-training, no tags.
+    """Plays random actions, at most `steps` per task: text of the environment for language pre-training.
 
-    An action is drawn from the admissible ones, or by `random_action(environment, rng)` where that is given
+    Steps carry no tags, or with `narrate` the tag and the thought that the environment's expert has in that situation
+    (not its action): text that speaks of the goal, which random play alone never does. An action is drawn from the admissible ones, or by `random_action(environment, rng)` where that is given
     (`action_sampler` makes one); an environment that lists no actions needs it. The draws depend on `seed` and the
     task alone, not on the other tasks.
     """
@@ -162,7 +164,9 @@ def collect_random_episodes(
                     f"{type(environment).__name__} lists no admissible actions for task '{task.id}'; "
                     "pass random_action, for instance action_sampler(expert_episodes)"
                 )
-            return EpisodeStep(observation.text, action, admissible=observation.admissible)
+            thought = environment.expert() if narrate else None
+            tag, reason = (None, "") if thought is None else (thought.explore, thought.reason)
+            return EpisodeStep(observation.text, action, tag, reason, admissible=observation.admissible)
 
         return _play(environment, task, steps, decide)
 

@@ -9,9 +9,11 @@ from typing import Any
 from firesteel.annotate import (
     ANNOTATORS,
     EpisodeSet,
+    action_sampler,
     check_tags,
     collect_expert_episodes,
     collect_random_episodes,
+    load_episodes,
     save_episodes,
     tag_report,
 )
@@ -35,20 +37,26 @@ def collect_episodes(
     base_url: str = "",
     teacher: str = "",
     max_steps: int = 30,
+    actions_from: Path | None = None,
+    narrate: bool = False,
     say: Callable[[str], Any] = print,
 ) -> dict[str, Any]:
     """Plays `count` training tasks and writes the episodes to `out`, one JSON object a line.
 
     Expert episodes are tagged by the annotator and checked: a tag on every step, or one that follows the step's number,
-    is refused. Random play carries no tags.
+    is refused. Random play carries no tags, or with `narrate` the expert's thoughts about random actions; it draws from the admissible actions, or where listing those is dear,
+    from the distinct actions of the episodes in `actions_from`.
     """
     if policy not in POLICIES:
         raise ConfigError(f"policy must be one of {', '.join(POLICIES)}, got '{policy}'")
     tasks = load_tasks(config, config.environment.split, count, seed=config.seed)
     cls = environment_class(config.environment.name)
     if policy == "random":
-        options = config.environment.options | {"admissible": True}
-        episodes = collect_random_episodes(cls, tasks, options, steps=max_steps, seed=config.seed)
+        known = None if actions_from is None else action_sampler(load_episodes(actions_from))
+        options = config.environment.options | ({"admissible": True} if known is None else {})
+        episodes = collect_random_episodes(
+            cls, tasks, options, steps=max_steps, seed=config.seed, random_action=known, narrate=narrate
+        )
     else:
         played = collect_expert_episodes(cls, tasks, config.environment.options, max_steps=max_steps)
         episodes = annotated(played, annotator, base_url, teacher)

@@ -6,6 +6,7 @@ Defaults are ours, with the reason beside them; a paper's values are a preset of
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -47,7 +48,7 @@ class TinyConfig(Section):
 class LoraConfig(Section):
     """Low-rank adapters by peft."""
 
-    rank: int = Field(8, ge=1)
+    rank: int = Field(default=8, ge=1)
     """Rank of every adapter matrix."""
     alpha: int = 16
     """Scale: the adapter's output counts alpha / rank."""
@@ -87,7 +88,7 @@ class EnvironmentConfig(Section):
     """Split that training tasks come from."""
     num_tasks: int | None = None
     """Use only the first so many training tasks; None: all."""
-    step_timeout_s: float = Field(60.0, gt=0)
+    step_timeout_s: float = Field(default=60.0, gt=0)
     """Longest time for one reset, step or fork; then the episode is recorded as failed."""
 
 
@@ -98,7 +99,7 @@ class ContextConfig(Section):
     """"full": history is appended and the KV cache kept. "window": each step re-renders its prompt (SPARK)."""
     prompts: str = "spark"
     """Wording: a name from `PROMPTS`. "compact" is for small models trained from scratch."""
-    history_length: int = Field(5, ge=0)
+    history_length: int = Field(default=5, ge=0)
     """`window` only: how many last (observation, action) pairs are shown."""
     history_reasoning: bool = False
     """`window` only: whether the pairs keep their reasoning. SPARK's code drops it."""
@@ -106,6 +107,8 @@ class ContextConfig(Section):
     """Whether prompts list the admissible actions (long; SPARK does)."""
     max_prompt_tokens: int | None = None
     """Longest prompt; `window` drops its oldest pairs first. None: whatever the model's context leaves."""
+    template_options: dict[str, Any] = Field(default_factory=dict)
+    """Passed to the model's chat template, such as `{enable_thinking: false}` for Qwen3."""
 
 
 class RolloutConfig(Section):
@@ -115,21 +118,21 @@ class RolloutConfig(Section):
     """When to branch: a name from `CRITERIA` or "package.module:Class"."""
     criterion_options: dict[str, Any] = Field(default_factory=dict)
     """Options of the criterion, such as `probability`."""
-    num_leaves: int = Field(8, ge=1)
+    num_leaves: int = Field(default=8, ge=1)
     """N: most leaves (finished episodes) a task."""
-    num_roots: int = Field(4, ge=1)
+    num_roots: int = Field(default=4, ge=1)
     """M: episodes that start from the task's first state."""
     width: int = 2
     """B: continuations of a branching step."""
-    max_turns: int = Field(30, ge=1)
+    max_turns: int = Field(default=30, ge=1)
     """K: longest episode in steps."""
-    temperature: float = Field(1.0, ge=0)
+    temperature: float = Field(default=1.0, ge=0)
     """Sampling temperature. SPARK's paper says 0.4, its code trains at 1.0; 1.0 keeps the gradient on-policy."""
-    top_k: int = Field(0, ge=0)
+    top_k: int = Field(default=0, ge=0)
     """Sample among the k most likely tokens; 0: all. Refused for training."""
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_p: float = Field(default=1.0, gt=0, le=1)
     """Sample within this probability mass; 1: all. Refused for training."""
-    max_response_tokens: int = Field(512, ge=1)
+    max_response_tokens: int = Field(default=512, ge=1)
     """Longest response of one step."""
     fill_with_roots: bool = False
     """Top up a task that used less than N leaves with further roots (ARPO does, SPARK does not)."""
@@ -157,7 +160,7 @@ class RewardConfig(Section):
     """A name from `REWARDS` or "package.module:function" taking a finished `Episode`."""
     success: float = 1.0
     """Reward of a success (of a full score for "score"). SPARK: 10."""
-    invalid_penalty: float = Field(0.01, ge=0)
+    invalid_penalty: float = Field(default=0.01, ge=0)
     """Taken off the step whose response is invalid: 1% of a success, as in SPARK (0.1 of 10)."""
     invalid_when: Literal["format", "either"] = "format"
     """"format": the response broke the format (SPARK). "either": or the environment did not understand the action."""
@@ -178,9 +181,9 @@ class AdvantageConfig(Section):
     """Statistics over leaves, or over all step samples of the task (SPARK's code)."""
     std: Literal["none", "population", "sample"] = "none"
     """Which standard deviation divides. SPARK: `sample`."""
-    eps: float = Field(1e-6, ge=0)
+    eps: float = Field(default=1e-6, ge=0)
     """Added to the standard deviation."""
-    std_floor: float = Field(0.0, ge=0)
+    std_floor: float = Field(default=0.0, ge=0)
     """The standard deviation counts at least this much."""
     permute: bool = False
     """Control arm: rewards are handed to random leaves of the same tree."""
@@ -189,21 +192,21 @@ class AdvantageConfig(Section):
 class LossConfig(Section):
     """The policy-gradient loss."""
 
-    clip_low: float = Field(0.2, ge=0)
+    clip_low: float = Field(default=0.2, ge=0)
     """Ratios below 1 - clip_low get no gradient (for negative advantages)."""
-    clip_high: float = Field(0.2, ge=0)
+    clip_high: float = Field(default=0.2, ge=0)
     """Ratios above 1 + clip_high get no gradient (for positive advantages)."""
     dual_clip: float | None = None
     """Bound of the ratio for negative advantages. SPARK's code: 3."""
     kl: Literal["k1", "k2", "k3"] = "k3"
     """Estimator of the KL to the reference."""
-    kl_coef: float = Field(0.0, ge=0)
+    kl_coef: float = Field(default=0.0, ge=0)
     """Weight of the KL to the start of the run. 0 loads no reference. SPARK: 0.01."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus. SPARK's code: 0.001."""
     aggregation: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
     """The denominator D: sampled tokens by weight, episodes by weight, or `constant`."""
-    constant: float = Field(1.0, gt=0)
+    constant: float = Field(default=1.0, gt=0)
     """D for `aggregation: constant`."""
 
 
@@ -212,25 +215,25 @@ class LearnerConfig(Section):
 
     kind: Literal["policy_gradient", "sft"] = "policy_gradient"
     """Reinforcement learning on grown trees, or supervised learning on stored ones."""
-    lr: float = Field(1e-6, gt=0)
+    lr: float = Field(default=1e-6, gt=0)
     """Learning rate. Small models from scratch want 1e-4 to 1e-3."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Shape after warm-up, over all steps of the run."""
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
     """Steps of linear warm-up."""
     weight_decay: float = 0.0
     """AdamW's decay. SPARK: 0.01."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's averages."""
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are scaled down to this norm."""
-    minibatches: int = Field(1, ge=1)
+    minibatches: int = Field(default=1, ge=1)
     """Optimiser steps a rollout: rows are dealt to so many parts. With 1 clipping cannot act."""
-    minibatch_rows: int | None = Field(None, ge=1)
+    minibatch_rows: int | None = Field(default=None, ge=1)
     """Rows of one optimiser step; replaces `minibatches` where given. SPARK: 256 step samples."""
-    epochs_per_rollout: int = Field(1, ge=1)
+    epochs_per_rollout: int = Field(default=1, ge=1)
     """Passes over the rows of one rollout."""
-    micro_batch_tokens: int = Field(16384, ge=1)
+    micro_batch_tokens: int = Field(default=16384, ge=1)
     """Most tokens (padding included) of one forward pass; changes memory and speed, not the result."""
     gradient_checkpointing: bool = False
     """Trade time for memory."""
@@ -250,20 +253,20 @@ class CurriculumConfig(Section):
 class EvaluationConfig(Section):
     """How success is measured: during training (validation) and by `firesteel evaluate`."""
 
-    every: int = Field(0, ge=0)
+    every: int = Field(default=0, ge=0)
     """Evaluate every so many steps; 0: never. The best step on validation is kept as `checkpoints/best`."""
     split: str = "validation"
     """Split to evaluate on."""
     num_tasks: int | None = 100
     """How many tasks; None: all."""
-    samples: int = Field(1, ge=1)
+    samples: int = Field(default=1, ge=1)
     """Episodes a task; above 1 gives pass@k for k up to it."""
-    temperature: float = Field(0.4, ge=0)
+    temperature: float = Field(default=0.4, ge=0)
     """Sampling temperature (SPARK's validation: 0.4)."""
     vote: bool = False
     """Test-time branching: at an explore step, sample B next steps and execute the most frequent action."""
     seed: int = 0
-    """Seed of tasks and samples; the same for every model that is compared."""
+    """Seed of the samples; the same for every model that is compared."""
     test_split: str | None = None
     """Split that is played once before and once after training (best step on validation); None: no such report."""
     test_tasks: int | None = 200
@@ -277,9 +280,9 @@ class Config(Section):
     """Name of the run; its directory is `runs/<name>`."""
     seed: int = 0
     """Decides everything random."""
-    steps: int = Field(100, ge=0)
+    steps: int = Field(default=100, ge=0)
     """Updates."""
-    tasks_per_step: int = Field(16, ge=1)
+    tasks_per_step: int = Field(default=16, ge=1)
     """Tasks (trees) an update; for `sft` stored episodes an update."""
     data: list[str] = Field(default_factory=list)
     """`sft` only: files of stored episodes (`firesteel collect` writes them)."""
@@ -287,15 +290,15 @@ class Config(Section):
     """Stop once so many tokens were generated; None: `steps` alone decides."""
     runs_dir: str = "runs"
     """Where runs live."""
-    save_every: int = Field(10, ge=0)
+    save_every: int = Field(default=10, ge=0)
     """Checkpoint every so many steps; 0: only at the end."""
-    keep_checkpoints: int = Field(2, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
     """How many recent checkpoints stay."""
     save_trees: bool = True
     """Keep the scored trees of every step."""
     deterministic: bool = True
     """Fixed order and shapes: the same seed gives the same bits on the same machine."""
-    threads: int = Field(1, ge=0)
+    threads: int = Field(default=1, ge=0)
     """CPU threads of torch; 0 leaves torch's own choice. Results differ in the last bits between counts."""
     model: ModelConfig = Field(default_factory=ModelConfig)
     environment: EnvironmentConfig = Field(default_factory=EnvironmentConfig)
@@ -319,6 +322,10 @@ class Config(Section):
             raise ValueError("rollout.temperature must be above 0 for training: greedy groups are all alike")
         if self.rollout.vote and self.learner.kind == "policy_gradient" and self.steps > 0:
             raise ValueError("rollout.vote is for evaluation; set evaluation.vote instead")
+        if self.learner.kind == "policy_gradient" and self.learner.train_prompts:
+            raise ValueError(
+                "learner.train_prompts is for learner.kind 'sft': a policy gradient has no weight for prompts"
+            )
         return self
 
     @classmethod
@@ -344,7 +351,7 @@ class Config(Section):
     def load(cls, path: str | Path) -> Config:
         """Reads a YAML file, such as the `config.yaml` of a run."""
         try:
-            content = yaml.safe_load(Path(path).read_text())
+            content = read_yaml(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise ConfigError(f"config file '{path}' does not exist") from error
         except yaml.YAMLError as error:
@@ -372,27 +379,32 @@ def parse_overrides(arguments: list[str]) -> dict[str, Any]:
         key, equals, text = argument.partition("=")
         if not equals or not key:
             raise ConfigError(f"'{argument}' is not a setting; write key=value, for example learner.lr=1e-4")
-        value: Any = _number(text) if _number(text) is not None else yaml.safe_load(text)
+        try:
+            value = read_yaml(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"the value of '{argument}' is not YAML: {error}") from error
         for part in reversed(key.split(".")):
             value = {part: value}
         result = merge(result, value)
     return result
 
 
-def _number(text: str) -> float | int | None:
-    """YAML reads 1e-4 as a string; people mean the number."""
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        return float(text)
-    except ValueError:
-        return None
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 1e-4 as a string; people mean the number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+)
+
+
+def read_yaml(text: str) -> Any:
+    """The content of a YAML document, numbers such as 1e-4 included."""
+    return yaml.load(text, Loader=_Loader)
 
 
 def explain(error: ValidationError, cls: type[BaseModel]) -> str:
-    """One line per problem, naming the setting; unknown keys come with the nearest known one."""
+    """All problems, each naming its setting; unknown keys come with the nearest known one."""
     lines = []
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"])
@@ -400,10 +412,10 @@ def explain(error: ValidationError, cls: type[BaseModel]) -> str:
             known = _fields_at(cls, problem["loc"][:-1])
             key = str(problem["loc"][-1])
             lines.append(f"unknown setting '{where}'{nearest(key, known)}; known here: {', '.join(known)}")
+        elif problem["type"] == "value_error":
+            lines.append(": ".join(filter(None, (where, problem["msg"].removeprefix("Value error, ")))))
         else:
-            message = problem["msg"].removeprefix("Value error, ")
-            lines.append(f"{where}: {message} (got {problem['input']!r})" if where and not where.count("root")
-                         and problem["type"] != "value_error" else f"{where + ': ' if where else ''}{message}")
+            lines.append(f"{where}: {problem['msg']} (got {problem['input']!r})")
     return "; ".join(lines)
 
 

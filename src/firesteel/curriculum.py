@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from firesteel.errors import TaskError
+from firesteel.errors import ConfigError, TaskError
 from firesteel.plugins import load
 from firesteel.tree import Tree
 from firesteel.types import Task
@@ -25,37 +25,44 @@ class Curriculum(Protocol):
 
 
 class Uniform:
-    """Every task once per pass, in a new seeded order each pass; a step never holds a task twice unless it must."""
+    """Every task once per pass, in a new seeded order each pass.
+
+    A step never holds a task twice unless it asks for more tasks than there are: where it crosses into a new pass, the
+    tasks that it holds already come last in that pass.
+    """
 
     def __init__(self, tasks: Sequence[Task], *, seed: int) -> None:
         if not tasks:
             raise TaskError("the training split has no tasks; check environment.split, num_tasks and options")
         self.tasks = list(tasks)
         self.seed = seed
-        self.drawn = 0
-        self._order: tuple[int, list[int]] = (-1, [])
+        self._passes = 0
+        self._left: list[int] = []
 
     def sample(self, count: int) -> list[Task]:
-        chosen = [self._at(self.drawn + offset) for offset in range(count)]
-        self.drawn += count
-        return chosen
+        chosen: list[int] = []
+        while len(chosen) < count:
+            if not self._left:
+                self._left = self._next_pass(held=set(chosen))
+            wanted = count - len(chosen)
+            chosen += self._left[:wanted]
+            self._left = self._left[wanted:]
+        return [self.tasks[index] for index in chosen]
 
     def observe(self, trees: Sequence[Tree]) -> None:
         del trees
 
     def state_dict(self) -> dict[str, Any]:
-        return {"drawn": self.drawn}
+        return {"passes": self._passes, "left": list(self._left)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.drawn = int(state["drawn"])
+        self._passes, self._left = int(state["passes"]), list(state["left"])
 
-    def _at(self, position: int) -> Task:
-        turn, place = divmod(position, len(self.tasks))
-        if self._order[0] != turn:
-            order = list(range(len(self.tasks)))
-            random.Random(f"{self.seed}/{turn}").shuffle(order)
-            self._order = (turn, order)
-        return self.tasks[self._order[1][place]]
+    def _next_pass(self, held: set[int]) -> list[int]:
+        order = list(range(len(self.tasks)))
+        random.Random(f"{self.seed}/{self._passes}").shuffle(order)
+        self._passes += 1
+        return sorted(order, key=held.__contains__)
 
 
 CURRICULA: dict[str, Any] = {"uniform": Uniform}
@@ -63,5 +70,9 @@ CURRICULA: dict[str, Any] = {"uniform": Uniform}
 
 def make_curriculum(name: str, tasks: Sequence[Task], *, seed: int, options: dict[str, Any]) -> Curriculum:
     """Builds a curriculum by its name in `CURRICULA` or by "package.module:Class"."""
-    curriculum: Curriculum = load(name, CURRICULA, kind="curriculum")(tasks, seed=seed, **options)
+    cls = load(name, CURRICULA, kind="curriculum")
+    try:
+        curriculum: Curriculum = cls(tasks, seed=seed, **options)
+    except TypeError as error:
+        raise ConfigError(f"curriculum '{name}' does not take the options {sorted(options)}: {error}") from error
     return curriculum

@@ -24,12 +24,13 @@ def episode_tree(episode: ExpertEpisode, context: ContextBuilder) -> Tree:
     tree.observation = episode.steps[0].observation if episode.steps else ""
     past: list[HistoryStep] = []
     last = -1
-    for turn, step in enumerate(episode.steps):
+    answers = [*(step.observation for step in episode.steps[1:]), episode.final_observation]
+    for turn, (step, answer) in enumerate(zip(episode.steps, answers, strict=True)):
         seen = Observation(step.observation, step.admissible)
         fed = _prompt(context, episode.goal, past, seen, turn)
         prompt = tree.add(last, "prompt", turn, fed, restart=turn == 0 or context.mode == "window")
         text, tag = response_text(step), _tag(step)
-        record = Step(text, step.action, tag, bool(step.explore), tag is not None, step.reason)
+        record = Step(text, step.action, tag, bool(step.explore), tag is not None, step.reason, observation=answer)
         last = tree.add(prompt.index, "response", turn, context.encode_response(text), step=record).index
         past.append(HistoryStep(step.observation, step.action, step.reason, tag))
     status, score = ("finished", 1.0) if episode.success else ("truncated", 0.0)
@@ -71,9 +72,10 @@ class StoredTrees:
     """Episodes of some files in a new seeded order each pass; trees are built when they are first drawn."""
 
     def __init__(self, paths: Iterable[str], context: ContextBuilder, *, seed: int) -> None:
-        self.episodes = [episode for path in paths for episode in load_episodes(path)]
+        files = list(paths)
+        self.episodes = [episode for path in files for episode in load_episodes(path) if episode.steps]
         if not self.episodes:
-            raise StoreError(f"{list(paths)} hold no episodes; collect some with `firesteel collect`")
+            raise StoreError(f"{', '.join(files)}: no episode with a step; collect some with `firesteel collect`")
         self.context = context
         self.seed = seed
         self.drawn = 0

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
-
-import numpy as np
 
 from firesteel.branching import Chain
 from firesteel.config import Config, RolloutConfig
-from firesteel.metrics import EpisodeRecord, SuccessRow, pass_at_k, success_table
+from firesteel.errors import TaskError
+from firesteel.metrics import ALL_KINDS, EpisodeRecord, SuccessRow, pass_at_k, success_table
 from firesteel.policy import Policy, load_policy, load_tasks
+from firesteel.report import mean
 from firesteel.tree import Leaf, Tree
 from firesteel.types import Task
 
@@ -26,15 +27,22 @@ class Evaluation:
     rows: list[SuccessRow]
     pass_at: dict[int, float]
     trees: list[Tree]
+    outvoted_tokens: int = 0
 
     def summary(self) -> dict[str, Any]:
-        """The figures a summary file holds: success with its Wilson interval, n, and the means."""
-        row = self.overall
-        result = {"split": self.split, "success": row.success, "low": row.low, "high": row.high, "n": row.n}
-        result |= {"score": row.score, "steps": row.steps, "generated_tokens": row.tokens}
-        result |= {"invalid": row.invalid, "repetition": row.repetition, "explore_ratio": row.explore_ratio}
+        """The figures a summary file holds: success with its Wilson interval, n, and the means; None for a NaN.
+
+        `outvoted_tokens` (per episode, with `evaluation.vote`) were sampled beside `generated_tokens`.
+        """
+        row = self.overall.as_json()
+        names = ("success", "low", "high", "n", "failed", "score", "steps")
+        result: dict[str, Any] = {"split": self.split} | {name: row[name] for name in names}
+        result |= {"generated_tokens": row["tokens"]}
+        result |= {name: row[name] for name in ("invalid", "repetition", "explore_ratio")}
+        if self.outvoted_tokens:
+            result["outvoted_tokens"] = self.outvoted_tokens / len(self.records)
         if len(self.pass_at) > 1:
-            result["pass_at"] = {str(k): value for k, value in self.pass_at.items()}
+            result["pass_at"] = {str(k): None if math.isnan(rate) else rate for k, rate in self.pass_at.items()}
         return result
 
 
@@ -53,6 +61,7 @@ def episode_record(tree: Tree, leaf: Leaf) -> EpisodeRecord:
         actions=tuple(step.action for step in episode.steps),
         explore_flags=tuple(step.explore for step in episode.steps),
         status="truncated" if leaf.status == "overflow" else leaf.status,  # type: ignore[arg-type]
+        observations=tuple([tree.observation, *(step.observation for step in episode.steps)][: len(episode.steps)]),
     )
 
 
@@ -85,22 +94,27 @@ def evaluate_policy(
         if on_progress is not None:
             on_progress(min(start + size, len(tasks)), len(tasks))
     records = [episode_record(tree, leaf) for tree in trees for leaf in tree.leaves]
-    rows = success_table(records)
-    return Evaluation(split, records, overall_row(rows), rows, pass_rates(trees, settings.samples), trees)
+    return Evaluation(
+        split, records, overall_row(records, split), success_table(records), pass_rates(trees, settings.samples), trees,
+        grower.stats.outvoted_tokens,
+    )  # fmt: skip
 
 
-def overall_row(rows: Sequence[SuccessRow]) -> SuccessRow:
-    """The row over everything, or over the one split's kinds."""
-    return next(row for row in rows if row.kind == "all")
+def overall_row(records: Sequence[EpisodeRecord], split: str) -> SuccessRow:
+    """The row over all records, whatever their splits and kinds."""
+    if not records:
+        raise TaskError(f"there is nothing to evaluate: no task of split '{split}' was given")
+    return success_table(replace(record, split=split, kind=ALL_KINDS) for record in records)[-1]
 
 
 def pass_rates(trees: Sequence[Tree], samples: int) -> dict[int, float]:
-    """Unbiased pass@k for k = 1, 2, 4, ... up to the number of samples, averaged over tasks."""
+    """Unbiased pass@k for k = 1, 2, 4, ... up to the number of samples, averaged over tasks.
+
+    Failed episodes do not count; a task counts for the k of which it has so many others. NaN where none has.
+    """
     ks = sorted({1, samples, *(2**power for power in range(1, 10) if 2**power < samples)})
-    return {
-        k: float(np.mean([pass_at_k(len(tree.leaves), sum(leaf.success for leaf in tree.leaves), k) for tree in trees]))
-        for k in ks
-    }
+    played = [[leaf.success for leaf in tree.leaves if leaf.status != "failed"] for tree in trees]
+    return {k: mean([pass_at_k(len(won), sum(won), k) for won in played if len(won) >= k]) for k in ks}
 
 
 def evaluate(

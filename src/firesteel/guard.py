@@ -8,27 +8,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from firesteel.errors import CannotFork, EnvironmentFailed, StepTimeout
+from firesteel.errors import (
+    CannotFork,
+    ConfigError,
+    EnvironmentFailed,
+    MissingDependency,
+    StepTimeout,
+    TaskError,
+)
+
+SETUP_MISTAKES = (CannotFork, ConfigError, TaskError, MissingDependency)
 
 
 @contextmanager
 def guarded(what: str, timeout_s: float) -> Iterator[None]:
     """Runs environment code: exceptions become `EnvironmentFailed`, too long a time `StepTimeout`, both naming `what`.
 
-    `CannotFork` passes, since it is a mistake in the recipe. The time-out interrupts Python code in the main thread (by
-    an interval timer); native code that never returns to Python needs a process of its own to be stopped.
+    `SETUP_MISTAKES` pass, since another episode would only repeat them. The time-out interrupts Python code in the
+    main thread (by an interval timer); native code that never returns to Python needs a process of its own to be
+    stopped.
     """
     armed = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
 
     def expire(signum: int, frame: FrameType | None) -> None:
-        raise StepTimeout(f"{what}: no answer after {timeout_s:g} s; raise environment.step_timeout_s if it is just slow")
+        advice = "raise environment.step_timeout_s if it is just slow"
+        raise StepTimeout(f"{what}: no answer after {timeout_s:g} s; {advice}")
 
     previous = signal.signal(signal.SIGALRM, expire) if armed else None
     try:
         if armed:
             signal.setitimer(signal.ITIMER_REAL, timeout_s)
         yield
-    except (EnvironmentFailed, CannotFork):
+    except (EnvironmentFailed, *SETUP_MISTAKES):
         raise
     except Exception as error:  # boundary: an environment may raise anything; the episode is recorded as failed
         raise EnvironmentFailed(f"{what}: {type(error).__name__}: {error}") from error

@@ -115,8 +115,8 @@ def load_tokenizer(path_or_name: str | Path, *, trust_remote_code: bool = False)
         raise ModelError(f"directory '{source}' holds no tokenizer (none of {', '.join(files)}); save one there")
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except OSError as error:
-        raise ModelError(_not_found("tokenizer", source, error)) from error
+    except (OSError, ValueError) as error:
+        raise ModelError(_unloadable("tokenizer", source, error)) from error
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"tokenizer '{source}' has no EOS token, so no response could end; set tokenizer.eos_token "
@@ -165,10 +165,8 @@ def _load_config(source: str, trust_remote_code: bool) -> PretrainedConfig:
         raise ModelError(f"directory '{source}' has no config.json; point at a directory written by save_pretrained")
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except OSError as error:
-        raise ModelError(_not_found("model", source, error)) from error
-    except ValueError as error:
-        raise ModelError(f"model '{source}' has a config that transformers does not know: {error}") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(_unloadable("model", source, error)) from error
     if config.is_encoder_decoder:
         raise ModelError(
             f"model '{source}' ({config.model_type}) is an encoder-decoder; firesteel trains decoder-only models, "
@@ -189,16 +187,23 @@ def _resolve(path_or_name: str | Path, *, kind: str) -> str:
     return text
 
 
-def _not_found(kind: str, text: str, error: OSError | None = None) -> str:
+def _unloadable(kind: str, source: str, error: Exception) -> str:
+    """The message for what transformers could not load."""
+    reason, _, _ = str(error).partition("\n")
+    if Path(source).is_dir():
+        return f"{kind} '{source}' cannot be loaded; its files are damaged or unknown to transformers: {reason}"
+    return f"{_not_found(kind, source)} (transformers: {reason})"
+
+
+def _not_found(kind: str, text: str) -> str:
     """The message for a name that is neither a directory here nor known to the Hub (or its local cache)."""
     path = Path(text).expanduser()
     parent = next((folder for folder in path.parents if folder.is_dir()), Path())
     siblings = sorted(entry.name for entry in parent.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     there = f"'{parent}' has {', '.join(siblings[:8])}" if siblings else f"'{parent}' has no directories"
-    reason = f" (transformers: {str(error).partition(chr(10))[0]})" if error else ""
     return (
         f"{kind} '{text}': there is no such directory{nearest(path.name, siblings)}; {there}. "
-        f"A Hub name such as 'Qwen/Qwen2.5-1.5B-Instruct' needs network, or a copy in the local Hub cache{reason}"
+        "A Hub name such as 'Qwen/Qwen2.5-1.5B-Instruct' needs network, or a copy in the local Hub cache"
     )
 
 

@@ -120,9 +120,8 @@ def _streams(tree: Tree, leaf: Leaf) -> list[list[Node]]:
 
 def _row(nodes: list[Node], terms: dict[int, NodeTerms], trained: set[int], train_prompts: bool) -> Row | None:
     """One row, or None when every node in it was trained by an earlier row; trailing untrained nodes are cut off."""
-    last = max((position for position, node in enumerate(nodes)
-                if node.index not in trained and (train_prompts or node.index in terms)), default=-1)
-    nodes = nodes[: last + 1]
+    wanted = [node.index not in trained and (train_prompts or node.index in terms) for node in nodes]
+    nodes = nodes[: len(wanted) - wanted[::-1].index(True)] if any(wanted) else []
     if not nodes:
         return None
     size = sum(len(node.token_ids) for node in nodes)

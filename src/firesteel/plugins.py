@@ -21,8 +21,8 @@ def load(name: str, table: Mapping[str, Any], *, kind: str) -> Any:
     target = table.get(name, name)
     if not isinstance(target, str):
         return target
-    module_name, colon, attribute = target.partition(":")
-    if not colon:
+    module_name, _, attribute = target.partition(":")
+    if not module_name or not attribute:
         raise ConfigError(
             f"unknown {kind} '{name}'{nearest(name, table)}; known: {', '.join(sorted(table))}; "
             f"or give your own as 'package.module:object'"
@@ -30,9 +30,10 @@ def load(name: str, table: Mapping[str, Any], *, kind: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name is not None and not module_name.startswith(error.name):
-            raise
-        raise ConfigError(f"{kind} '{name}': module '{module_name}' cannot be imported; is it on PYTHONPATH?") from error
+        if not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the module is there, and something that it imports is not
+        message = f"{kind} '{name}': module '{module_name}' cannot be imported; is it on PYTHONPATH?"
+        raise ConfigError(message) from error
     try:
         return getattr(module, attribute)
     except AttributeError as error:

@@ -15,7 +15,7 @@ from firesteel.environments import environment_class
 from firesteel.errors import CannotFork, ConfigError, TaskError
 from firesteel.generators.torch import TorchGenerator
 from firesteel.learners.lora import add_lora, load_adapter
-from firesteel.models import build_tiny_model, load_model, load_tokenizer, train_tokenizer
+from firesteel.models import DTYPES, build_tiny_model, load_model_and_tokenizer, train_tokenizer
 from firesteel.rollout import Grower
 from firesteel.tree import Tree
 from firesteel.types import Task
@@ -72,21 +72,24 @@ def load_policy(config: Config, *, texts: Sequence[str] = ()) -> Policy:
     settings = config.model
     device = resolve_device(settings.device)
     if settings.path is not None:
-        tokenizer = load_tokenizer(settings.path)
-        model = load_model(
+        loaded, tokenizer = load_model_and_tokenizer(
             settings.path, dtype=settings.dtype, device=device, trust_remote_code=settings.trust_remote_code
         )
+        model: Any = loaded
     elif settings.tiny is not None:
         if not texts:
             raise ConfigError("model.tiny builds a tokenizer from training text, and there is none; give model.path")
         tokenizer = train_tokenizer(texts, vocab_size=settings.tiny.vocab_size)
         sizes = settings.tiny.model_dump(exclude={"vocab_size"})
-        model = build_tiny_model(tokenizer, seed=config.seed, **sizes).to(device)
+        model = build_tiny_model(tokenizer, seed=config.seed, **sizes)
+        model = model.to(device=device, dtype=DTYPES[settings.dtype])
     else:
         raise ConfigError("no model: set model.path to a Hub name or a local directory, for example model.path=./qwen")
     model = _with_adapter(model, settings, config.seed)
     context = ContextBuilder(tokenizer, **config.context.model_dump())
     generator = TorchGenerator(model, tokenizer, end_token_ids=context.stop_token_ids)
+    if context.mode == "window" and context.max_prompt_tokens is None:
+        context.max_prompt_tokens = max(1, generator.max_context - config.rollout.max_response_tokens)
     return Policy(model, tokenizer, context, generator)
 
 
@@ -112,7 +115,12 @@ def load_tasks(config: Config, split: str, count: int | None, *, seed: int = 0) 
 
 
 def grow_trees(
-    tasks: Sequence[Task], policy: Policy, config: Config, *, criterion: BranchCriterion | None = None, iteration: int = 0
+    tasks: Sequence[Task],
+    policy: Policy,
+    config: Config,
+    *,
+    criterion: BranchCriterion | None = None,
+    iteration: int = 0,
 ) -> list[Tree]:
     """Grows one tree a task with the configured criterion and budget; rewards are not set yet (`score_trees`)."""
     if criterion is None:

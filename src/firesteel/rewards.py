@@ -5,6 +5,7 @@ A reward function returns a number (the outcome), or an `EpisodeReward` that add
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -55,17 +56,33 @@ def score_trees(trees: Sequence[Tree], config: RewardConfig) -> None:
                 continue
             episode = tree.episode(leaf)
             value = function(episode, config) if builtin else function(episode)
-            if not isinstance(value, EpisodeReward):
-                value = EpisodeReward(float(value))
-            if value.steps and len(value.steps) != len(episode.steps):
-                raise ConfigError(
-                    f"reward '{config.name}' gave {len(value.steps)} step rewards for {len(episode.steps)} steps "
-                    f"of task '{tree.task.id}'; give one per step or none"
-                )
+            worth, steps = _checked(value, episode, config.name)
             rule = overlong_rule(episode, config)
             leaf.masked = rule == "mask"
-            leaf.reward = 0.0 if rule == "zero" else value.outcome
-            leaf.step_rewards = list(value.steps) or [0.0] * len(episode.steps)
+            leaf.reward = 0.0 if rule == "zero" else worth
+            leaf.step_rewards = steps or [0.0] * len(episode.steps)
+
+
+def _checked(value: Any, episode: Episode, name: str) -> tuple[float, list[float]]:
+    """What a reward function gave as (outcome, step rewards); anything but finite numbers is refused."""
+    given = value if isinstance(value, EpisodeReward) else EpisodeReward(value)
+    try:
+        worth, steps = float(given.outcome), [float(step) for step in given.steps]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"reward '{name}' gave {value!r} for an episode of task '{episode.task.id}'; return a number or an "
+            "EpisodeReward"
+        ) from error
+    if not all(map(math.isfinite, (worth, *steps))):
+        raise ConfigError(
+            f"reward '{name}' gave {value!r} for an episode of task '{episode.task.id}'; it must be finite"
+        )
+    if steps and len(steps) != len(episode.steps):
+        raise ConfigError(
+            f"reward '{name}' gave {len(steps)} step rewards for {len(episode.steps)} steps of task "
+            f"'{episode.task.id}'; give one per step or none"
+        )
+    return worth, steps
 
 
 def overlong_rule(episode: Episode, config: RewardConfig) -> str:

@@ -1,7 +1,8 @@
 """Growing trees: all active episodes step together, and a step that explores may branch.
 
 Everything random is drawn from seeds that are derived by name (`derive_seed`): a request's tokens depend on the run's
-seed, the iteration, the task, the leaf and the turn, and on nothing else.
+seed, the iteration, the task, the leaf and the turn, and on nothing else. So a tree is the same whatever other tasks
+grow beside it (but for the criterion `random_tag`, whose rate is counted over all of them).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from firesteel.branching import BranchCriterion, FinishedStep, LeafBudget
 from firesteel.config import RolloutConfig
 from firesteel.context import ContextBuilder, HistoryStep, parse_response
-from firesteel.environments.base import Environment, observation_hash
+from firesteel.environments.base import Environment
 from firesteel.errors import ContextOverflow, EnvironmentFailed
 from firesteel.guard import guarded
 from firesteel.tree import Leaf, Node, Step, Tree
@@ -33,8 +34,9 @@ def derive_seed(*parts: object) -> int:
 
 @dataclass(slots=True)
 class Lane:
-    """One active episode: a leaf that still grows."""
+    """One active episode: a leaf that still grows. `name` is what its tree is called in seeds."""
 
+    name: str
     tree: Tree
     budget: LeafBudget
     leaf: Leaf
@@ -48,12 +50,12 @@ class Lane:
 
 @dataclass(slots=True)
 class RolloutStats:
-    """What growing cost, summed over trees; wall-clock figures are kept apart from metrics."""
+    """What growing cost, summed over trees. `outvoted_tokens` were sampled for votes and are in no tree."""
 
     environment_steps: int = 0
     forks: int = 0
     voted: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
+    outvoted_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -69,6 +71,7 @@ class Grower:
     max_context: int
     step_timeout_s: float = 60.0
     stats: RolloutStats = field(default_factory=RolloutStats)
+    _open: dict[int, Environment] = field(default_factory=dict, init=False)
 
     def grow(
         self,
@@ -78,68 +81,76 @@ class Grower:
         iteration: int | str = 0,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> list[Tree]:
-        """One tree a task, finished. `on_progress(active, finished)` is called after every turn."""
-        lanes: list[Lane] = []
-        trees: list[Tree] = []
-        for task in tasks:
-            tree, started = self._start(task, self.config.num_roots)
-            trees.append(tree)
-            lanes += started
-        while lanes:
-            lanes = self._turn(lanes, seed, iteration)
-            if not lanes and self.config.fill_with_roots:
-                lanes = [lane for tree in trees for lane in self._fill(tree)]
-            if on_progress is not None:
-                finished = sum(leaf.status != "active" for tree in trees for leaf in tree.leaves)
-                on_progress(len(lanes), finished)
+        """One tree a task, finished. `on_progress(active, finished)` is called after every turn.
+
+        An episode whose environment fails is recorded on its leaf and the others go on. A mistake in the setup (an
+        unknown task or option, an environment that cannot fork) propagates; all environments are closed then, too.
+        """
+        trees = [Tree(task=task, group=task.id) for task in tasks]
+        names = tree_names(tasks)
+        try:
+            lanes = [lane for name, tree in zip(names, trees, strict=True) for lane in self._start(name, tree)]
+            while lanes:
+                lanes = self._turn(lanes, seed, iteration)
+                if not lanes and self.config.fill_with_roots:
+                    lanes = [lane for name, tree in zip(names, trees, strict=True) for lane in self._fill(name, tree)]
+                if on_progress is not None:
+                    finished = sum(leaf.status != "active" for tree in trees for leaf in tree.leaves)
+                    on_progress(len(lanes), finished)
+        finally:
+            while self._open:
+                self._open.popitem()[1].close()
         return trees
 
     # --- starting -------------------------------------------------------------------------------------------
 
-    def _start(self, task: Task, num_roots: int) -> tuple[Tree, list[Lane]]:
-        tree = Tree(task=task, group=task.id)
+    def _start(self, name: str, tree: Tree) -> list[Lane]:
+        num_roots = self.config.num_roots
+        tree.add(-1, "prompt", 0, [], restart=True, width=num_roots)
         budget = LeafBudget(self.config.num_leaves, num_roots)
-        lanes = [lane for root in range(num_roots) if (lane := self._root(tree, budget, root)) is not None]
-        if tree.nodes:
-            tree.nodes[0].width = num_roots
-        return tree, lanes
+        return [lane for root in range(num_roots) if (lane := self._root(name, tree, budget, root)) is not None]
 
-    def _fill(self, tree: Tree) -> list[Lane]:
-        """Further roots for a tree that used less than its budget."""
-        missing = self.config.num_leaves - len(tree.leaves)
-        if missing <= 0 or not tree.nodes:
-            return []
+    def _fill(self, name: str, tree: Tree) -> list[Lane]:
+        """Further roots for a tree that used less than its budget; they spend all of it, so none of them branches."""
         first = tree.nodes[0].width
-        budget = LeafBudget(self.config.num_leaves, self.config.num_leaves)
-        lanes = [self._root(tree, budget, first + extra) for extra in range(missing)]
+        missing = self.config.num_leaves - len(tree.leaves)
         tree.nodes[0].width = first + missing
+        budget = LeafBudget(self.config.num_leaves, self.config.num_leaves)
+        lanes = [self._root(name, tree, budget, first + extra) for extra in range(missing)]
         return [lane for lane in lanes if lane is not None]
 
-    def _root(self, tree: Tree, budget: LeafBudget, root: int) -> Lane | None:
-        """Resets an environment; every root of a task must see the same first observation."""
-        environment = self.make_environment()
+    def _root(self, name: str, tree: Tree, budget: LeafBudget, root: int) -> Lane | None:
+        """One more root's episode up to its first prompt, or None where it ends there."""
         leaf = Leaf(index=len(tree.leaves), node=0, root=root)
         tree.leaves.append(leaf)
+        environment: Environment | None = None
         try:
+            environment = self.make_environment()
+            self._open[id(environment)] = environment
             with guarded(f"reset of task '{tree.task.id}'", self.step_timeout_s):
                 observation = environment.reset(tree.task, seed=tree.task.seed)
                 goal = environment.goal
-            if not tree.nodes:
-                tree.goal, tree.observation = goal, observation.text
-                tree.add(-1, "prompt", 0, self.context.first(goal, observation), restart=True)
-            elif observation.text != tree.observation:
-                raise EnvironmentFailed(
-                    f"task '{tree.task.id}' starts differently after two resets with seed {tree.task.seed} "
-                    f"({observation_hash(observation)}): the members of a group would play different tasks; "
-                    "make reset depend on the task and the seed alone (check_environment tests this)"
-                )
+            self._show_opening(tree, goal, observation)
         except (EnvironmentFailed, ContextOverflow) as error:
-            if not tree.nodes:
-                tree.add(-1, "prompt", 0, [], restart=True)
             status = "failed" if isinstance(error, EnvironmentFailed) else "overflow"
             self._end(leaf, environment, status, str(error))
             return None
-        return Lane(tree, budget, leaf, environment, observation)
+        return Lane(name, tree, budget, leaf, environment, observation)
+
+    def _show_opening(self, tree: Tree, goal: str, observation: Observation) -> None:
+        """The first root writes the opening prompt; every other root must be shown the same one."""
+        opening = tree.nodes[0]
+        if not opening.token_ids:
+            tree.goal, tree.observation = goal, observation.text
+            opening.token_ids = self.context.first(goal, observation)
+            return
+        same = (goal, observation.text) == (tree.goal, tree.observation)
+        if not same or self.context.first(goal, observation) != opening.token_ids:
+            raise EnvironmentFailed(
+                f"task '{tree.task.id}' starts differently after two resets with seed {tree.task.seed}: the members of "
+                "a group would play different tasks; make reset depend on the task and the seed alone "
+                "(check_environment tests this)"
+            )
 
     # --- one turn of all lanes ------------------------------------------------------------------------------
 
@@ -147,25 +158,24 @@ class Grower:
         lanes = [lane for lane in lanes if self._fits(lane)]
         completions = self._complete(lanes, seed, iteration)
         alive: list[Lane] = []
-        branching: list[tuple[Lane, int]] = []
+        branching: dict[str, list[tuple[Lane, int]]] = {}
         for lane, completion in zip(lanes, completions, strict=True):
             step = self._act(lane, completion)
             if step is None:
                 continue
             alive.append(lane)
-            rng = np.random.default_rng(
-                derive_seed(seed, iteration, lane.tree.task.id, lane.leaf.index, lane.turn, "branch")
-            )
+            rng = np.random.default_rng(derive_seed(seed, iteration, lane.name, lane.leaf.index, lane.turn, "branch"))
             event = FinishedStep(
                 lane.turn, step.explore, completion.entropies, lane.first_entropies_T, math.log(self.vocabulary_size)
             )
             wanted = self.criterion.wanted(event, rng)
             if wanted > 1:
-                branching.append((lane, wanted))
+                branching.setdefault(lane.name, []).append((lane, wanted))
             lane.turn += 1
-        order = np.random.default_rng(derive_seed(seed, iteration, "order", len(branching), len(alive)))
-        for position in order.permutation(len(branching)):
-            alive += self._branch(*branching[position])
+        for name, points in branching.items():
+            rng = np.random.default_rng(derive_seed(seed, iteration, name, points[0][0].turn, "order"))
+            for position in rng.permutation(len(points)):
+                alive += self._branch(*points[position])
         return alive
 
     def _fits(self, lane: Lane) -> bool:
@@ -190,8 +200,8 @@ class Grower:
             draws = self.config.width if self.config.vote and lane.exploring else 1
             tokens = lane.tree.stream(lane.leaf.node)
             for draw in range(draws):
-                name = (seed, iteration, lane.tree.task.id, lane.leaf.index, lane.turn, *([draw] if draw else []))
-                requests.append(Request(tokens, derive_seed(*name), sampling, lane.cache))
+                parts = (seed, iteration, lane.name, lane.leaf.index, lane.turn, *([draw] if draw else []))
+                requests.append(Request(tokens, derive_seed(*parts), sampling, lane.cache))
             counts.append(draws)
         answers = iter(self.generator.generate(requests) if requests else [])
         return [self._vote([next(answers) for _ in range(count)]) for count in counts]
@@ -199,10 +209,12 @@ class Grower:
     def _vote(self, completions: list[Completion]) -> Completion:
         if len(completions) == 1:
             return completions[0]
+        texts = [self.context.decode_response(completion.token_ids) for completion in completions]
+        actions = [parse_response(text).action for text in texts]
+        winner = completions[actions.index(Counter(actions).most_common(1)[0][0])]
         self.stats.voted += 1
-        actions = [parse_response(self.context.decode_response(completion.token_ids)).action for completion in completions]
-        winner = Counter(actions).most_common(1)[0][0]
-        return completions[actions.index(winner)]
+        self.stats.outvoted_tokens += sum(len(one.token_ids) for one in completions) - len(winner.token_ids)
+        return winner
 
     def _act(self, lane: Lane, completion: Completion) -> Step | None:
         """Records a response and plays its action; None when the episode is over."""
@@ -239,7 +251,7 @@ class Grower:
 
     def _observe(self, lane: Lane, node: Node, step: Step, result: StepResult) -> Step | None:
         """Takes in what the environment answered and feeds it; None when the episode is over."""
-        tree, leaf = lane.tree, lane.leaf
+        leaf = lane.leaf
         lane.observation = result.observation
         step.observation = result.observation.text
         step.reward = float(result.reward)
@@ -284,20 +296,37 @@ class Grower:
         try:
             with guarded(f"fork of task '{lane.tree.task.id}' at turn {lane.turn}", self.step_timeout_s):
                 environment = lane.environment.fork()
+                self._open[id(environment)] = environment
         except EnvironmentFailed as error:
             self._end(leaf, None, "failed", str(error))
             return None
         self.stats.forks += 1
         return Lane(
-            lane.tree, lane.budget, leaf, environment, lane.observation, lane.turn, lane.cache, lane.exploring,
-            lane.first_entropies_T,
+            lane.name, lane.tree, lane.budget, leaf, environment, lane.observation, lane.turn, lane.cache,
+            lane.exploring, lane.first_entropies_T,
         )  # fmt: skip
 
     def _end(self, leaf: Leaf, environment: Environment | None, status: str, failure: str | None) -> None:
         leaf.status = status
         leaf.failure = failure
-        if environment is not None:
-            environment.close()
+        if environment is None:
+            return
+        self._open.pop(id(environment), None)
+        try:
+            with guarded(f"close after leaf {leaf.index}", self.step_timeout_s):
+                environment.close()
+        except EnvironmentFailed as error:
+            leaf.failure = failure or str(error)
+
+
+def tree_names(tasks: Sequence[Task]) -> list[str]:
+    """What the tree of each task is called in seeds: the task's id, and "id#1", "id#2" where a task comes again."""
+    seen: Counter[str] = Counter()
+    names = []
+    for task in tasks:
+        names.append(f"{task.id}#{seen[task.id]}" if seen[task.id] else task.id)
+        seen[task.id] += 1
+    return names
 
 
 def history(tree: Tree, index: int) -> list[HistoryStep]:

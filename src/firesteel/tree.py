@@ -191,7 +191,8 @@ class Tree:
                     )
         for leaf in self.leaves:
             if leaf.status not in LEAF_STATUSES or not 0 <= leaf.node < len(self.nodes):
-                raise TreeError(f"leaf {leaf.index} of tree '{self.task.id}': bad status '{leaf.status}' or node {leaf.node}")
+                name = f"leaf {leaf.index} of tree '{self.task.id}'"
+                raise TreeError(f"{name}: bad status '{leaf.status}' or node {leaf.node}")
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able record; `from_dict` gives back an equal tree."""

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from firesteel.errors import ModelError
+from firesteel.generators.decode import Forward
 from firesteel.generators.kv import BatchCache, KVBuffer, KVShape
+from firesteel.generators.llama_step import LlamaStep, is_stock
 from firesteel.generators.prefill import Job, block_inputs
 from firesteel.generators.support import ADVICE, check_supported, decoder_config, inner_model, model_max_context
 
@@ -45,6 +47,7 @@ class Network:
         self.device: torch.device = next(self.inner.parameters()).device
         parameters = inspect.signature(self.inner.forward).parameters
         self._last_logits = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+        self._is_step_exact = False
         with self.borrowed():
             self.shape = self._stored_shape()
             self._check_logits()
@@ -92,6 +95,13 @@ class Network:
         )
         return output.logits[:, -1]
 
+    def decoding_forward(self, num_columns: int) -> Forward:
+        """What computes one new column per pass in a buffer of `num_columns`: `forward`, or the same but faster.
+
+        Good for the current call only, because weights and modules may change between calls.
+        """
+        return LlamaStep(self.inner, num_columns) if self._is_step_exact and is_stock(self.inner) else self.forward
+
     def fill(self, jobs: Sequence[Job], buffer: KVBuffer) -> Tensor:
         """Fills a buffer as wide as the longest context, one job a row; returns the next-token logits, [B, V]."""
         for row, job in enumerate(jobs):
@@ -123,7 +133,7 @@ class Network:
             [self.inner(input_ids=torch.tensor([ids], device=self.device)).logits[:, -1] for ids in contexts]
         )
         try:
-            logits = self._cached_logits(contexts, width)
+            logits = self._cached_logits(contexts, width, self.forward)
         except torch.OutOfMemoryError:
             raise
         except (ValueError, TypeError, IndexError, AttributeError, RuntimeError) as error:
@@ -135,14 +145,17 @@ class Network:
                 f"{self._refusal} with cached keys and values and a mask per row its logits differ by "
                 f"{difference:.3g} (allowed {allowed:.3g}) from those of the plain forward pass"
             )
+        if is_stock(self.inner):
+            fast = self._cached_logits(contexts, width, LlamaStep(self.inner, width))
+            self._is_step_exact = float((fast - logits).abs().max()) <= allowed / 10
 
-    def _cached_logits(self, contexts: Sequence[tuple[int, ...]], width: int) -> Tensor:
+    def _cached_logits(self, contexts: Sequence[tuple[int, ...]], width: int, decode: Forward) -> Tensor:
         """The logits behind contexts of at most `width` tokens, whose last two tokens are decoded one by one."""
         buffer = KVBuffer.zeros(self.shape, len(contexts), width)
         logits = self.fill([Job(ids[:-2]) for ids in contexts], buffer.part(slice(None), slice(0, width - 2)))
         cache = BatchCache(buffer, width - 2)
         for missing in (1, 0):
             inputs = block_inputs([ids[: len(ids) - missing] for ids in contexts], 1, self.shape.dtype, self.device)
-            logits = self.forward(inputs.tokens, inputs.positions, inputs.attention, cache)
+            logits = decode(inputs.tokens, inputs.positions, inputs.attention, cache)
             cache.advance(1)
         return logits

@@ -177,7 +177,7 @@ class TorchGenerator:
         order, logits = self._prefill(jobs, buffer, end)
         ordered = [requests[index] for index in order]
         decoder = Decoder(
-            self._network.forward,
+            self._network.decoding_forward(buffer.num_columns),
             buffer,
             end,
             [end - len(each.token_ids) for each in ordered],

@@ -17,6 +17,12 @@ from firesteel.learners.reference import Reference
 from firesteel.losses import selected_logprobs
 from firesteel.packing import Batch, Row, denominator
 
+PER_DENOMINATOR = ("losses/policy", "losses/sft")
+"""Reports that are divided by D, as the loss is; all others are means per token by weight."""
+
+LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+"""Config fields of models that change the logits after the head."""
+
 
 @dataclass(slots=True)
 class TokenBatch:
@@ -47,7 +53,7 @@ class Learner:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         objective: Objective,
         config: LearnerConfig,
         loss: LossConfig,
@@ -67,8 +73,10 @@ class Learner:
         self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if not self.trainable:
             raise ModelError("the model has no trainable parameters; with LoRA, load the adapter with trainable=True")
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.optimizer = torch.optim.AdamW(
-            self.trainable, lr=config.lr, betas=tuple(config.betas), weight_decay=config.weight_decay
+            self.trainable, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
         )
 
     @property
@@ -96,11 +104,12 @@ class Learner:
         rows = [row for row in batch.rows if row.loss_mask.any()]
         rng = np.random.default_rng([self.seed, self.updates])
         reports: list[dict[str, float]] = []
-        self.model.train()
         references = self._reference_logprobs(rows)
+        self.model.train()
         for _ in range(self.config.epochs_per_rollout if rows else 0):
             for part in self._minibatches(len(rows), rng):
-                reports.append(self._optimise([rows[index] for index in part], [references[index] for index in part]))
+                chosen = [references[index] for index in part] if references else []
+                reports.append(self._optimise([rows[index] for index in part], chosen))
         self.model.eval()
         self.updates += 1
         metrics = {key: float(np.mean([report[key] for report in reports])) for key in (reports[0] if reports else {})}
@@ -113,8 +122,11 @@ class Learner:
         order = rng.permutation(count) if parts > 1 else np.arange(count)
         return [np.sort(part) for part in np.array_split(order, min(parts, count))]
 
-    def _optimise(self, rows: Sequence[Row], references: Sequence[np.ndarray | None]) -> dict[str, float]:
-        """One optimiser step. D is known before the first backward; micro-batches only split the sum."""
+    def _optimise(self, rows: Sequence[Row], references: Sequence[np.ndarray]) -> dict[str, float]:
+        """One optimiser step, skipped where the gradient is not finite.
+
+        D is known before the first backward; micro-batches only split the sum.
+        """
         total = denominator(rows, self.loss.aggregation, constant=self.loss.constant)
         weight = sum(float(row.weight.sum(dtype=np.float64)) for row in rows)
         sums: dict[str, Tensor] = {}
@@ -122,20 +134,25 @@ class Learner:
         for micro in micro_batches([len(row) for row in rows], self.config.micro_batch_tokens):
             chosen = [rows[index] for index in micro]
             logits_TV, tokens = self._forward(chosen)
-            if self.objective.needs_reference:
-                reference = np.concatenate([references[index] for index in micro])  # type: ignore[arg-type]
+            if references:
+                reference = np.concatenate([references[index] for index in micro])
                 tokens.reference_logprobs_T = torch.from_numpy(reference).to(self.device)
             loss, report = self.objective(logits_TV, tokens)
             (loss / total).backward()
             for key, value in report.items():
                 sums[key] = sums[key] + value.double() if key in sums else value.double()
         norm = nn.utils.clip_grad_norm_(self.trainable, self.config.max_grad_norm)
-        if bool(torch.isfinite(norm)):
+        is_finite = bool(torch.isfinite(norm))
+        if is_finite:
             self.optimizer.step()
-        metrics = {key: float(value) / (total if key in ("losses/policy", "losses/sft") else weight)
-                   for key, value in sums.items()}
-        return {**metrics, "learner/grad_norm": float(norm), "learner/denominator": total,
-                "learner/skipped_steps": 0.0 if bool(torch.isfinite(norm)) else 1.0}
+        per_token = {key: value for key, value in sums.items() if key not in PER_DENOMINATOR}
+        return {
+            **{key: float(value) / weight for key, value in per_token.items()},
+            **{key: float(value) / total for key, value in sums.items() if key in PER_DENOMINATOR},
+            "learner/grad_norm": float(norm),
+            "learner/denominator": total,
+            "learner/skipped_steps": float(not is_finite),
+        }
 
     def _forward(self, rows: Sequence[Row]) -> tuple[Tensor, TokenBatch]:
         """Logits at the positions that predict trained tokens, shape [T, V], and those tokens."""
@@ -161,25 +178,26 @@ class Learner:
             field("positive"), field("negative"),
         )  # fmt: skip
 
-    def _reference_logprobs(self, rows: Sequence[Row]) -> list[np.ndarray | None]:
+    def _reference_logprobs(self, rows: Sequence[Row]) -> list[np.ndarray]:
         if not self.objective.needs_reference:
-            return [None] * len(rows)
+            return []
         if self.reference is None:
             raise ModelError("loss.kl_coef > 0 needs a reference model; pass one to the learner")
         with self.reference.active():
             return self.logprobs(rows)
 
     @torch.no_grad()
-    def logprobs(self, rows: Sequence[Row]) -> list[np.ndarray | None]:
-        """Raw log-probabilities of every row's trained tokens under the current weights, in row order."""
-        result: list[np.ndarray | None] = [None] * len(rows)
+    def logprobs(self, rows: Sequence[Row]) -> list[np.ndarray]:
+        """Raw log-probabilities of every row's trained tokens under the current weights, without dropout."""
+        self.model.eval()
+        result: dict[int, np.ndarray] = {}
         for micro in micro_batches([len(row) for row in rows], self.config.micro_batch_tokens):
             logits_TV, tokens = self._forward([rows[index] for index in micro])
             values = selected_logprobs(logits_TV, tokens.token_ids_T).cpu().numpy()
             ends = np.cumsum([int(rows[index].loss_mask.sum()) for index in micro])
             for index, part in zip(micro, np.split(values, ends[:-1]), strict=True):
                 result[index] = part
-        return result
+        return [result[index] for index in range(len(rows))]
 
     def weights(self) -> Mapping[str, Tensor]:
         """The model's tensors by name, sharing storage with the model."""
@@ -187,9 +205,9 @@ class Learner:
 
 
 def micro_batches(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
-    """Row indices in groups whose padded size (rows times longest row) stays within `most_tokens`, similar lengths together.
+    """Row indices in groups whose padded size (rows times longest row) stays within `most_tokens`.
 
-    A row longer than `most_tokens` gets a group of its own.
+    Similar lengths come together; a row longer than `most_tokens` gets a group of its own.
     """
     groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
@@ -207,7 +225,7 @@ def logits_at(model: Any, ids_BT: Tensor, row_T: Tensor, column_T: Tensor) -> Te
     """
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     config = causal.config
-    plain = not any(getattr(config, name, None) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"))
+    plain = not any(getattr(config, name, None) for name in LOGIT_CHANGES)
     decoder = getattr(causal, getattr(causal, "base_model_prefix", ""), None)
     head = causal.get_output_embeddings()
     if not plain or decoder is None or decoder is causal or head is None:

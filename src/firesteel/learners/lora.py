@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from firesteel.errors import ModelError
-from firesteel.models import seeded
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 
@@ -113,7 +112,7 @@ def _wrap(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     """peft's own initialisation draws from the global generators of the CPU and of the model's device."""
     gpus = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     try:
-        with torch.random.fork_rng(devices=list(gpus)), seeded(0), warnings.catch_warnings():
+        with torch.random.fork_rng(devices=list(gpus)), warnings.catch_warnings():
             # peft reads an attribute that transformers has renamed; users can do nothing about it
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
             wrapped = get_peft_model(model, config)

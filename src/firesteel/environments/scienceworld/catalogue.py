@@ -44,6 +44,20 @@ VARIATIONS: dict[str, int] = {
 }
 """The 30 task types with their numbers of variations, in the official order."""
 
+SHORT_TASKS = (
+    "find-non-living-thing",
+    "find-living-thing",
+    "find-plant",
+    "find-animal",
+    "lifespan-longest-lived",
+    "lifespan-shortest-lived",
+    "lifespan-longest-lived-then-shortest-lived",
+    "power-component",
+    "chemistry-mix-paint-secondary-color",
+    "identify-life-stages-2",
+)
+"""Task types whose gold paths under "easy" reach the goal in at most 15 actions on average over "train"."""
+
 SPLITS = ("train", "validation", "test", "l0", "l1")
 """Splits that `tasks` knows. "l0" holds the variations of "train", "l1" those of "test"."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from itertools import zip_longest
+from typing import Any, ClassVar
 
 from firesteel.environments.base import Environment, observation_hash
 from firesteel.environments.scienceworld.catalogue import (
@@ -15,7 +16,7 @@ from firesteel.environments.scienceworld.catalogue import (
 )
 from firesteel.environments.scienceworld.expert import explain
 from firesteel.environments.scienceworld.gold import gold_path
-from firesteel.environments.scienceworld.simulator import World, shared_simulator
+from firesteel.environments.scienceworld.simulator import World, open_world
 from firesteel.errors import CannotFork, ConfigError, EnvironmentFailed, ForkDiverged, TaskError
 from firesteel.plugins import nearest
 from firesteel.types import ExpertStep, Observation, StepResult, Task
@@ -40,8 +41,8 @@ class ScienceWorld(Environment):
         simplifications: "easy" (teleporting, open doors, self-watering pots, and no electrical actions except in
             the electrical tasks), "" for none, or the simulator's own names joined by commas.
         admissible: whether observations list the valid actions (100 to 450 of them, 20 to 80 ms a step).
-        java_heap_mb: the memory of the Java process, which all environments of one process share; an open
-            environment takes 10 to 20 MB of it.
+        java_heap_mb: the heap of the Java process that the environments of a process share: one for every 16 MB.
+            When more are open, another Java process is started.
         step_timeout_s: the longest wait for one answer of the simulator, in seconds.
 
     The score is the simulator's, from 0 to 1, and rewards are its changes, so that the rewards of an episode add up
@@ -76,7 +77,7 @@ class ScienceWorld(Environment):
     def _forget_episode(self) -> None:
         self._actions: list[str] = []
         self._texts: list[str] = []
-        self._last_seen = ""
+        self._seen = Observation("")
         self._score = 0.0
         self._is_over = False
         self._gold: tuple[str, ...] | None = None
@@ -109,13 +110,14 @@ class ScienceWorld(Environment):
         self._forget_episode()
         self._task = task
         if self._world is None or not self._world.is_alive:
-            self._world = World(shared_simulator(self._java_heap_mb), self._step_timeout_s)
+            self._world = open_world(self._java_heap_mb, self._step_timeout_s)
         self._world.load(name, variation, self._simplifications)
         self.goal = " ".join(self._world.task_description().split())
+        # The simulator keeps the score of the last episode until something is played.
         return self._observe(self._world, self._world.step("look around"))
 
     def step(self, action: str) -> StepResult:
-        """Plays one action; one that the simulator does not understand has `valid` False and changes no score."""
+        """Plays one action; one that the simulator does not understand has `valid` False in `info`."""
         world = self._running()
         text = world.step(action)
         raw_score, is_complete = world.progress()
@@ -125,66 +127,63 @@ class ScienceWorld(Environment):
         reward, self._score = score - self._score, score
         self._is_over = is_complete or raw_score < 0
         self._actions.append(action)
-        is_valid = not text.startswith(NOT_UNDERSTOOD)
         return StepResult(
             observation=self._observe(world, text),
             reward=reward,
             terminated=self._is_over,
-            info={"success": is_complete and score == 1.0, "score": score, "valid": is_valid},
+            info={"success": score == 1.0, "score": score, "valid": not text.startswith(NOT_UNDERSTOOD)},
         )
 
     def fork(self) -> ScienceWorld:
-        """A second world that plays the same actions again; every observation must be the parent's.
+        """A second world in which the same actions are played again; what it shows must be what was seen here.
 
-        Costs about as much as the steps so far. Raises `ForkDiverged` with the first step that differs.
+        Costs as much as the reset and all steps so far. Raises `ForkDiverged` at the first difference.
         """
         if self._task is None:
             raise CannotFork("scienceworld cannot fork before its first reset; call reset(task, seed=...) first")
         child = ScienceWorld(
             task_types=self._task_types,
             simplifications=self._simplifications,
-            admissible=False,
             java_heap_mb=self._java_heap_mb,
             step_timeout_s=self._step_timeout_s,
         )
         try:
-            self._replay(child)
+            self._replay_in(child, self._task)
         except EnvironmentFailed:
             child.close()
             raise
         return child
 
-    def _replay(self, child: ScienceWorld) -> None:
-        assert self._task is not None
-        child.reset(self._task, seed=self._task.seed)
-        self._check_replay(child, 0)
+    def _replay_in(self, child: ScienceWorld, task: Task) -> None:
+        self._compare(0, Observation(self._texts[0]), child.reset(task, seed=task.seed))
         for number, action in enumerate(self._actions, start=1):
-            child.step(action)
-            self._check_replay(child, number)
+            self._compare(number, Observation(self._texts[number]), child.step(action).observation)
         child._gold = self._gold
-        # Listing the actions changes nothing in the world, so only the last list is made and compared.
-        child._admissible = self._admissible
-        assert child._world is not None
-        last_seen = observation_hash(child._observe(child._world, child._texts.pop()))
-        self._compare(len(self._actions), self._last_seen, last_seen)
+        if self._admissible and child._world is not None:
+            # Listing actions changes nothing in a world, so the last list stands for all of them.
+            child._admissible = True
+            child._seen = Observation(child._seen.text, tuple(child._world.valid_actions()))
+            self._compare(len(self._actions), self._seen, child._seen)
 
-    def _check_replay(self, child: ScienceWorld, number: int) -> None:
-        expected, got = Observation(self._texts[number]), Observation(child._texts[number])
-        self._compare(number, observation_hash(expected), observation_hash(got))
-
-    def _compare(self, number: int, expected: str, got: str) -> None:
-        if expected != got:
-            action = repr(self._actions[number - 1]) if number else "reset"
-            raise ForkDiverged(
-                f"{self._name()}: the replay differs at step {number} of {len(self._actions)} ({action}): "
-                f"wanted an observation with the hash {expected}, got {got}"
-            )
+    def _compare(self, number: int, expected: Observation, got: Observation) -> None:
+        if observation_hash(expected) == observation_hash(got):
+            return
+        lines = [[*observation.text.split("\n"), *(observation.admissible or ())] for observation in (expected, got)]
+        first = next((pair for pair in zip_longest(*lines, fillvalue="") if pair[0] != pair[1]), ("", ""))
+        action = repr(self._actions[number - 1]) if number else "reset"
+        raise ForkDiverged(
+            f"{self._name()}: the replay differs at step {number} of {len(self._actions)} ({action}): wanted "
+            f"{observation_hash(expected)} {first[0]!r}, got {observation_hash(got)} {first[1]!r}"
+        )
 
     def expert(self) -> ExpertStep | None:
-        """The next action of the simulator's gold path while exactly that path has been followed, else None."""
-        world = self._running_or_none()
-        if world is None:
+        """The next action of the simulator's gold path as long as exactly that path was followed, else None.
+
+        The path is generated by the simulator at the first call for a variation (0.2 to 20 s) and then kept on disk.
+        """
+        if self._is_over:
             return None
+        self._running()
         if self._gold is None:
             self._gold = self._find_gold()
         done = len(self._actions)
@@ -197,7 +196,7 @@ class ScienceWorld(Environment):
         name, variation = _parse(self._task)
 
         def generate() -> list[str]:
-            world = World(shared_simulator(self._java_heap_mb), self._step_timeout_s)
+            world = open_world(self._java_heap_mb, self._step_timeout_s)
             try:
                 world.load(name, variation, self._simplifications, with_gold=True)
                 return world.gold_actions()
@@ -215,16 +214,33 @@ class ScienceWorld(Environment):
 
     def _observe(self, world: World, text: str) -> Observation:
         self._texts.append(text)
-        observation = Observation(text, tuple(world.valid_actions()) if self._admissible else None)
-        self._last_seen = observation_hash(observation)
-        return observation
+        self._seen = Observation(text, tuple(world.valid_actions()) if self._admissible else None)
+        return self._seen
 
     def _name(self) -> str:
         return f"scienceworld task '{self._task.id}'" if self._task else "scienceworld"
 
     def _running(self) -> World:
         if self._world is None:
-            raise EnvironmentFailed("scienceworld was stepped before its first reset; call reset(task, seed=...) first")
+            raise EnvironmentFailed("scienceworld was used before its first reset; call reset(task, seed=...) first")
         if self._is_over:
             raise EnvironmentFailed(f"{self._name()} was stepped after its episode had ended; call reset first")
         return self._world
+
+
+def _parse(task: Task) -> tuple[str, int]:
+    """The task type and the variation of a task; a task that is not ScienceWorld's raises `TaskError`."""
+    name, variation = task.data.get("task"), task.data.get("variation")
+    if name not in VARIATIONS or not isinstance(variation, int) or not 0 <= variation < VARIATIONS[name]:
+        raise TaskError(
+            f"task '{task.id}' is not one of ScienceWorld's: wanted data with a known 'task' and a 'variation' of it, "
+            f"got {name!r} and {variation!r}; take tasks from ScienceWorld.tasks"
+        )
+    return name, variation
+
+
+def _positive(option: str, value: Any) -> Any:
+    """A number above 0 that an option gives."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise ConfigError(f"scienceworld: {option} must be a number above 0, not {value!r}")
+    return value

@@ -70,6 +70,7 @@ class JavaProcess:
         class_path, directory = find_simulator()
         self.heap_mb = heap_mb
         self._is_over = False
+        self._is_waiting = False
         self._socket: socket.socket | None = None
         self._stream: BinaryIO | None = None
         self._dropped: deque[Reference] = deque()
@@ -107,12 +108,16 @@ class JavaProcess:
         assert self._process.stdout is not None
         watchdog = threading.Timer(LAUNCH_TIMEOUT_S, self._process.kill)
         watchdog.start()
-        port, token = self._process.stdout.readline().strip(), self._process.stdout.readline().strip()
+        port, token = (self._process.stdout.readline().decode(errors="replace").strip() for _ in range(2))
         watchdog.cancel()
-        if not token:
-            self.kill(grace_s=1.0)
+        if not port.isdigit() or not token:
+            self._process.kill()
+            self._process.wait()
             self._errors.seek(0)
-            complaint = " / ".join(self._errors.read().decode(errors="replace").split("\n")[:3]).strip(" /")
+            complaint = " / ".join(
+                filter(None, [port, token, *self._errors.read(1000).decode(errors="replace").split("\n")])
+            )
+            self.kill()
             raise EnvironmentFailed(
                 f"Java did not start the ScienceWorld simulator ({complaint or 'it said nothing'}); "
                 f"the command was: {' '.join(self._command)}"
@@ -120,7 +125,7 @@ class JavaProcess:
         self._socket = socket.create_connection(("127.0.0.1", int(port)), timeout=LAUNCH_TIMEOUT_S)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._stream = self._socket.makefile("rb")
-        self._send(f"A\n{token.decode()}\n", LAUNCH_TIMEOUT_S, "accept the connection")
+        self._send(f"A\n{token}\n", LAUNCH_TIMEOUT_S, "accept the connection")
         self._silence()
 
     def _silence(self) -> None:
@@ -171,6 +176,10 @@ class JavaProcess:
     def _send(self, command: str, timeout_s: float, doing: str) -> str:
         if self._is_over or self._socket is None:
             raise EnvironmentFailed(self._obituary(f"and cannot {doing}"))
+        if self._is_waiting:
+            # A signal raised while an answer was on its way, and it would be taken for that of the next call.
+            self.kill()
+            raise EnvironmentFailed(self._obituary("since a call was interrupted"))
         try:
             self._socket.settimeout(timeout_s)
             while self._dropped:
@@ -188,10 +197,12 @@ class JavaProcess:
 
     def _exchange(self, command: str) -> str:
         assert self._socket is not None and self._stream is not None
+        self._is_waiting = True
         self._socket.sendall(command.encode(errors="replace"))
         line = self._stream.readline()
         if not line.endswith(b"\n"):
             raise ConnectionResetError("the connection was closed before the answer")
+        self._is_waiting = False
         return line[:-1].decode()
 
     def _value(self, answer: str, doing: str) -> Any:

@@ -1,4 +1,4 @@
-"""The ScienceWorld simulator: one Java process for all the worlds of this process.
+"""The ScienceWorld simulator: one Java process for many worlds of this process.
 
 The simulator keeps its random generator, its counter of object ids and its simplifications in globals
 (Scala objects). Two worlds in one Java process would disturb each other through them: a bee in one world
@@ -14,6 +14,7 @@ import os
 import threading
 import weakref
 from collections import deque
+from itertools import chain
 from typing import Any, NamedTuple
 
 from firesteel.environments.scienceworld.java import JavaProcess, Reference
@@ -22,9 +23,8 @@ from firesteel.errors import EnvironmentFailed
 GOLD_TIMEOUT_S = 900.0
 """Generating a gold path takes up to 20 s of computing; the limit leaves room for a busy machine."""
 
-MAX_IDLE_WORLDS = 8
-"""Closed worlds kept for reuse, since a new one costs memory (10-20 MB) until Java collects the old."""
-
+HEAP_PER_WORLD_MB = 16
+"""What a world may take of the Java heap; measured are 11 MB at its start."""
 
 _SEED_SCRAMBLE = 0x5DEECE66D
 """java.util.Random.setSeed(s) sets the state to s xor this (its documented behaviour)."""
@@ -45,9 +45,15 @@ class Simulator:
         self.process = JavaProcess(heap_mb)
         self.lock = threading.RLock()
         self.turn: weakref.ref[World] | None = None
+        self._capacity = max(1, heap_mb // HEAP_PER_WORLD_MB)
+        self._num_interfaces = 0
         self._idle: deque[Reference] = deque()
-        self._random = self._read_static_random()
-        self._random_state = self._open_random_state()
+        try:
+            self._random = self._read_static_random()
+            self._random_state = self._open_random_state()
+        except EnvironmentFailed:
+            self.process.kill()
+            raise
 
     def _read_static_random(self) -> Reference:
         """The java.util.Random behind the simulator's global random generator."""
@@ -62,17 +68,21 @@ class Simulator:
         self.process.call(field, "setAccessible", True)
         return field
 
-    def take_idle(self) -> Reference:
-        """An interface of a closed world, or a new one."""
-        while len(self._idle) > MAX_IDLE_WORLDS:
-            self.process.drop(self._idle.popleft())
+    @property
+    def has_room(self) -> bool:
+        """Whether another world can be opened without risk to the heap."""
+        return bool(self._idle) or self._num_interfaces < self._capacity
+
+    def take_interface(self) -> Reference:
+        """The interface of a closed world, or a new one."""
         try:
             return self._idle.pop()
         except IndexError:
+            self._num_interfaces += 1
             return self.process.construct("scienceworld.runtime.pythonapi.PythonInterface")
 
     def give_back(self, interface: Reference) -> None:
-        """Keeps the interface of a closed world for reuse; safe from finalizers."""
+        """Keeps the interface of a closed world for the next; safe from finalizers."""
         self._idle.append(interface)
 
     def read_globals(self) -> _Globals:
@@ -97,7 +107,7 @@ class World:
         self.timeout_s = timeout_s
         self._simulator = simulator
         with simulator.lock:
-            self._interface = simulator.take_idle()
+            self._interface = simulator.take_interface()
         self._close = weakref.finalize(self, simulator.give_back, self._interface)
         self._close.atexit = False
         self._globals: _Globals | None = None
@@ -179,35 +189,53 @@ class World:
         return self._simulator.process.call(self._interface, method, *arguments, timeout_s=timeout_s)
 
     def _take_turn(self) -> None:
-        """Puts this world's globals in place of those of the world that ran last."""
-        last = self._simulator.turn() if self._simulator.turn is not None else None
+        """Puts this world's globals in place of those of the world that ran last.
+
+        An exception half-way (a signal's, say) leaves nobody's turn, with both worlds' globals kept.
+        """
+        simulator = self._simulator
+        last = simulator.turn() if simulator.turn is not None else None
         if last is self:
             return
         present = None
         if last is not None:
-            present = last._globals = self._simulator.read_globals()
+            present = last._globals = simulator.read_globals()
+        simulator.turn = None
         if self._globals is not None:
-            self._simulator.write_globals(self._globals, present)
-        self._simulator.turn = weakref.ref(self)
+            simulator.write_globals(self._globals, present)
+        simulator.turn = weakref.ref(self)
 
 
-_simulators: dict[int, Simulator] = {}
+_simulators: dict[int, list[Simulator]] = {}
 _simulators_lock = threading.Lock()
 
 
-def shared_simulator(heap_mb: int) -> Simulator:
-    """The simulator of this process with that heap (MB); started at the first call and again after its death."""
+def open_world(heap_mb: int, timeout_s: float) -> World:
+    """A world in a Java process of this process with that heap (MB).
+
+    The first call starts a Java process; so does a call that finds all of them dead or full.
+    """
     with _simulators_lock:
-        simulator = _simulators.get(heap_mb)
-        if simulator is None or not simulator.process.is_alive:
-            simulator = _simulators[heap_mb] = Simulator(heap_mb)
-        return simulator
+        simulators = [one for one in _simulators.get(heap_mb, []) if one.process.is_alive]
+        simulator = next((one for one in simulators if one.has_room), None)
+        if simulator is None:
+            simulator = Simulator(heap_mb)
+            simulators.append(simulator)
+        _simulators[heap_mb] = simulators
+        return World(simulator, timeout_s)
+
+
+def process_ids() -> list[int]:
+    """The Java processes that this process runs."""
+    with _simulators_lock:
+        simulators = chain.from_iterable(_simulators.values())
+        return [simulator.process.pid for simulator in simulators if simulator.process.is_alive]
 
 
 def end_simulators() -> None:
     """Ends the Java processes that this process started; they also end by themselves with their owner."""
     with _simulators_lock:
-        for simulator in _simulators.values():
+        for simulator in chain.from_iterable(_simulators.values()):
             simulator.process.kill()
         _simulators.clear()
 
@@ -216,7 +244,7 @@ def _abandon_inherited() -> None:
     """A forked child must neither talk on its parent's connection nor keep its parent's Java alive."""
     global _simulators_lock
     _simulators_lock = threading.Lock()
-    for simulator in _simulators.values():
+    for simulator in chain.from_iterable(_simulators.values()):
         simulator.process.abandon()
     _simulators.clear()
 

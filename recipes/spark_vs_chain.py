@@ -1,0 +1,40 @@
+"""Does branching at `<explore>` pay? Six arms at equal generated tokens, five seeds, a table and a plot.
+
+Arms: chain N (8 roots), chain M (4 roots), a random tag at the policy's own rate, a fixed probability, entropy (ARPO), and
+the explore tag (SPARK); and the control, SPARK with rewards permuted inside each tree. An explore arm beaten by
+chain M has shown nothing. `firesteel train spark_vs_chain seed=0` takes hours on a laptop; `--continue` goes on.
+"""
+
+from firesteel.compare import compare
+from firesteel.recipes import load_recipe
+
+ARMS = {
+    "chain N": {"rollout": {"criterion": "chain", "num_roots": 8}},
+    "chain M": {"rollout": {"criterion": "chain", "num_roots": 4, "num_leaves": 4}},
+    "random tag": {"rollout": {"criterion": "random_tag"}},
+    "fixed": {"rollout": {"criterion": "fixed_probability", "criterion_options": {"probability": 0.1}}},
+    "entropy": {"rollout": {"criterion": "entropy"}},
+    "explore": {"rollout": {"criterion": "explore_tag"}},
+    "explore, permuted": {"rollout": {"criterion": "explore_tag"}, "advantage": {"permute": True}},
+}
+SEEDS = 5
+
+
+def config():
+    """Quickstart's training, cut by generated tokens in place of steps, with a validation curve."""
+    return load_recipe("quickstart").config().updated(
+        {
+            "name": "spark_vs_chain",
+            "steps": 200,
+            "token_budget": 400_000,
+            "evaluation": {"every": 8, "num_tasks": 100},
+            "save_every": 0,
+            "save_trees": False,
+        }
+    )  # fmt: skip
+
+
+def run(config, session):
+    """All arms with seeds `seed` to `seed` + 4."""
+    seeds = range(config.seed, config.seed + SEEDS)
+    return compare(config, session, ARMS, seeds, reference="chain M")

@@ -1,0 +1,107 @@
+"""Comparing arms of an experiment: the same training with some settings replaced, over seeds, at equal generated tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from firesteel.config import Config
+from firesteel.errors import MissingDependency
+from firesteel.files import write_atomic, write_json_atomic
+from firesteel.metrics import t_interval
+from firesteel.recipes import RecipeSession
+
+Arms = Mapping[str, Mapping[str, Any]]
+
+
+def compare(
+    config: Config, session: RecipeSession, arms: Arms, seeds: Sequence[int], *, reference: str | None = None
+) -> dict[str, Any]:
+    """Trains every arm with every seed and writes `results.json`, `table.md` and `curves.svg` beside the runs.
+
+    Seeds are the outer loop, so that a cut-off comparison has whole blocks; with `--continue` finished runs are kept.
+    With `reference` the table holds each arm's paired difference to that arm.
+    """
+    folder = Path(config.runs_dir) / config.name
+    results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in arms}
+    for seed in seeds:
+        for arm, settings in arms.items():
+            session.listen("note", {"text": f"== {config.name}: arm {arm}, seed {seed}"})
+            name = f"{config.name}/{arm}-seed{seed}"
+            summary = session.train(config.updated(settings, {"name": name, "seed": seed}))
+            results[arm].append(summary | {"curve": curve(folder.parent / name / "metrics.jsonl")})
+    write_json_atomic(folder / "results.json", results)
+    table = markdown_table(results, reference)
+    write_atomic(folder / "table.md", table.encode())
+    plot = plot_curves(results, folder / "curves.svg", title=config.name)
+    return {"text": table, "table": str(folder / "table.md"), "plot": str(plot), "results": str(folder / "results.json")}
+
+
+def curve(path: Path) -> list[list[float]]:
+    """(generated tokens, validation success) of every evaluation of a run."""
+    points = []
+    for line in path.read_text().splitlines():
+        record = json.loads(line)
+        if "eval/success" in record:
+            points.append([record["rollout/total_generated_tokens"], record["eval/success"]])
+    return points
+
+
+def markdown_table(results: Mapping[str, Sequence[Mapping[str, Any]]], reference: str | None = None) -> str:
+    """One row an arm: test success before and after, the gain with its 95% t-interval over seeds, and the cost."""
+    head = "| arm | seeds | before | after | gain (95% interval) | tokens | leaves | tokens a leaf |"
+    versus = f" minus {reference} (95% interval) |" if reference else ""
+    rows = [head + versus, "|---|--:|--:|--:|--:|--:|--:|--:|" + ("--:|" if reference else "")]
+    for arm, runs in results.items():
+        before, after = _values(runs, "before"), _values(runs, "after")
+        cells = [arm, str(len(runs)), f"{before.mean():.1%}", f"{after.mean():.1%}", _interval(after - before)]
+        for key, form in (("generated_tokens", ",.0f"), ("leaves", ",.0f"), ("tokens_per_leaf", ".1f")):
+            cells.append(format(np.mean([run[key] for run in runs]), form))
+        if reference:
+            cells.append("" if arm == reference else _interval(after - _values(results[reference], "after")))
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def _values(runs: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
+    return np.array([run[key]["success"] for run in runs], dtype=float)
+
+
+def _interval(values: np.ndarray) -> str:
+    if len(values) < 2:
+        return f"{100 * values.mean():+.1f}"
+    low, high = t_interval(list(values))
+    return f"{100 * values.mean():+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def plot_curves(results: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, *, title: str) -> Path:
+    """Validation success against generated tokens: the mean of the seeds, with a band of one standard error."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise MissingDependency("drawing curves needs matplotlib: pip install 'firesteel[plot]'") from error
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "firesteel"
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.2))
+    for arm, runs in results.items():
+        curves = [np.array(run["curve"]) for run in runs if run["curve"]]
+        if not curves:
+            continue
+        grid = np.linspace(max(line[0, 0] for line in curves), min(line[-1, 0] for line in curves), 30)
+        values = np.array([np.interp(grid, line[:, 0], line[:, 1]) for line in curves])
+        error = values.std(axis=0, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.zeros(len(grid))
+        (line,) = axes.plot(grid, values.mean(axis=0), label=f"{arm} ({len(values)})")
+        axes.fill_between(grid, values.mean(axis=0) - error, values.mean(axis=0) + error, alpha=0.15, color=line.get_color())
+    axes.set(xlabel="generated tokens", ylabel="success on validation tasks", title=title)
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+    return path

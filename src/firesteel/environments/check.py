@@ -1,0 +1,366 @@
+"""One call that tells the author of an environment whether it keeps the contract."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from firesteel.environments.base import FORK_RUNGS, Environment, observation_hash
+from firesteel.errors import CannotFork, ConfigError, EnvironmentFailed, TaskError
+from firesteel.types import ExpertStep, Observation, StepResult, Task
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What `check_environment` found; it exists only when every check passed.
+
+    `fork_ms` is the median, over `num_forks` forks, of the wall time in milliseconds, at a depth of
+    `mean_fork_depth` steps; None where the environment does not fork. `checks` are the checks that ran.
+    """
+
+    environment: str
+    num_episodes: int
+    num_steps: int
+    checks: tuple[str, ...]
+    reset_ms: float
+    steps_per_second: float
+    fork_rung: str
+    num_forks: int
+    mean_fork_depth: float | None
+    fork_ms: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON-ready values."""
+        return {**dataclasses.asdict(self), "checks": list(self.checks)}
+
+    def __str__(self) -> str:
+        fork = "does not fork"
+        if self.fork_ms is not None:
+            fork = f"{self.fork_ms:.2f} ms by {self.fork_rung} at depth {self.mean_fork_depth:.1f}"
+        return "\n".join(
+            (
+                f"{self.environment}: passed ({', '.join(self.checks)})",
+                f"  episodes {self.num_episodes}, steps {self.num_steps}",
+                f"  reset    {self.reset_ms:.2f} ms",
+                f"  steps    {self.steps_per_second:,.0f} per second",
+                f"  fork     {fork}",
+            )
+        )
+
+
+def check_environment(
+    factory: Callable[[], Environment],
+    tasks: Sequence[Task] | None = None,
+    *,
+    episodes: int = 3,
+    steps: int = 10,
+    seed: int = 0,
+    actions: Sequence[str] = (),
+) -> CheckReport:
+    """Plays random episodes and raises at the first broken promise of the environment contract.
+
+    Checked are the types of all results (`contract`), that a task and a seed start the same way in fresh
+    environments and again in a used one (`reset`), that the same actions give the same results (`step`), and that
+    a fork and its parent give the same results without moving each other (`fork`).
+
+    Args:
+        factory: an environment class whose constructor needs nothing, or any function that makes environments.
+        tasks: what to play, taken in turn; None for the first tasks of the split "train".
+        episodes: how many episodes to play.
+        steps: the longest episode, in steps.
+        seed: decides the actions and where episodes are forked.
+        actions: what to draw from where observations list no admissible actions and there is no expert.
+
+    Returns:
+        The measured costs.
+
+    Raises:
+        EnvironmentFailed: a check failed; the message names the environment, the check, the step, what was
+            wanted and what came.
+        ConfigError: there is nothing to draw actions from, or a count is below 1.
+    """
+    if episodes < 1 or steps < 1:
+        raise ConfigError(f"check_environment: episodes and steps must be at least 1, not {episodes} and {steps}")
+    check = _Check(factory, steps, actions)
+    played = check.tasks(tasks, episodes, seed)
+    for number in range(episodes):
+        check.episode(played[number % len(played)], random.Random(f"{seed}:{number}"))
+    return check.report(episodes)
+
+
+_FORK_ORDERS = ("fork first", "parent first", "in turn")
+_KNOWN_INFO = ("success", "score", "valid")
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """What a step (or a reset) showed, in comparable form."""
+
+    observation: str
+    reward: float = 0.0
+    terminated: bool = False
+    truncated: bool = False
+    info: str = ""
+
+    @property
+    def is_last(self) -> bool:
+        return self.terminated or self.truncated
+
+
+@dataclass(slots=True)
+class _Episode:
+    """A recorded episode: `moments[0]` is the reset, `moments[i]` what `actions[i - 1]` led to."""
+
+    task: Task
+    seed: int
+    goal: str
+    actions: list[str]
+    moments: list[_Moment]
+
+
+class _Check:
+    """The checks of one run, and what they measured on the way."""
+
+    def __init__(self, factory: Callable[[], Environment], steps: int, actions: Sequence[str]) -> None:
+        self._factory = factory
+        self._steps = steps
+        self._actions = list(actions)
+        self._name = getattr(factory, "__name__", type(factory).__name__)
+        self._rung = "none"
+        self._reset_s: list[float] = []
+        self._step_s: list[float] = []
+        self._fork_s: list[float] = []
+        self._fork_depths: list[int] = []
+
+    def tasks(self, tasks: Sequence[Task] | None, count: int, seed: int) -> Sequence[Task]:
+        """Checks what a factory makes, and finds the tasks to play."""
+        environment = self._factory()
+        self._require("contract", "the factory", isinstance(environment, Environment), "an Environment", environment)
+        with closing(environment):
+            self._name = type(environment).__name__
+            self._rung = environment.fork_rung
+            self._require("contract", "fork_rung", self._rung in FORK_RUNGS, f"one of {FORK_RUNGS}", self._rung)
+            if tasks is None:
+                tasks = type(environment).tasks("train", count=count, seed=seed)
+                again = type(environment).tasks("train", count=count, seed=seed)
+                self._require("contract", "tasks", list(tasks) == list(again), f"the same again: {tasks}", again)
+        if not tasks:
+            raise TaskError(f"{self._name}: there is no task to check it with; give some as tasks")
+        for task in tasks:
+            self._require("contract", "tasks", isinstance(task, Task), "a Task", task)
+        ids = [task.id for task in tasks]
+        self._require("contract", "tasks", len(set(ids)) == len(ids), "different ids", ids)
+        return tasks
+
+    def episode(self, task: Task, rng: random.Random) -> None:
+        """Plays one task several times over and compares."""
+        with closing(self._factory()) as environment:
+            episode = self._record(environment, task, rng)
+            _, again = self._reset(environment, task, episode.seed)
+            self._compare(episode, 0, "reset", again, "in a used environment")
+            environment.close()
+            environment.close()
+        with closing(self._factory()) as environment:
+            _, first = self._reset(environment, task, episode.seed)
+            self._compare(episode, 0, "reset", first, "in a fresh environment")
+            self._require("reset", "goal", environment.goal == episode.goal, repr(episode.goal), environment.goal)
+            self._replay(environment, episode, range(1, len(episode.moments)), "step", "in a fresh environment")
+        if self._rung == "none":
+            self._check_refusal(episode)
+        else:
+            for order in _FORK_ORDERS:
+                self._check_fork(episode, rng.randrange(max(1, len(episode.actions))), order)
+
+    def report(self, episodes: int) -> CheckReport:
+        forks = self._fork_s
+        return CheckReport(
+            environment=self._name,
+            num_episodes=episodes,
+            num_steps=len(self._step_s),
+            checks=("contract", "reset", "step", "fork") if forks else ("contract", "reset", "step"),
+            reset_ms=statistics.median(self._reset_s) * 1000,
+            steps_per_second=len(self._step_s) / max(sum(self._step_s), 1e-9),
+            fork_rung=self._rung,
+            num_forks=len(forks),
+            mean_fork_depth=statistics.fmean(self._fork_depths) if forks else None,
+            fork_ms=statistics.median(forks) * 1000 if forks else None,
+        )
+
+    def _record(self, environment: Environment, task: Task, rng: random.Random) -> _Episode:
+        seed = rng.randrange(2**31)
+        observation, first = self._reset(environment, task, seed)
+        episode = _Episode(task, seed, environment.goal, [], [first])
+        is_goal = isinstance(episode.goal, str) and bool(episode.goal.strip())
+        self._require("contract", "goal after reset", is_goal, "a sentence", episode.goal)
+        while len(episode.actions) < self._steps and not episode.moments[-1].is_last:
+            action = self._choose(environment, observation, episode, rng)
+            if action is None:
+                break
+            episode.actions.append(action)
+            observation, moment = self._step(environment, action)
+            episode.moments.append(moment)
+        if not episode.moments[-1].is_last:
+            self._expert(environment, len(episode.actions))
+        return episode
+
+    def _choose(
+        self, environment: Environment, observation: Observation, episode: _Episode, rng: random.Random
+    ) -> str | None:
+        """A random admissible action, else the expert's, else a random one of those given."""
+        expert = self._expert(environment, len(episode.actions))
+        if observation.admissible is not None:
+            return rng.choice(observation.admissible) if observation.admissible else None
+        if expert is not None:
+            return expert.action
+        if self._actions:
+            return rng.choice(self._actions)
+        if not episode.actions:
+            raise ConfigError(
+                f"{self._name}: its observations list no admissible actions and it has no expert; "
+                "give check_environment some actions to draw from"
+            )
+        return rng.choice(episode.actions)
+
+    def _expert(self, environment: Environment, step: int) -> ExpertStep | None:
+        expert = environment.expert()
+        if expert is not None:
+            where = f"expert at step {step}"
+            self._require("contract", where, isinstance(expert, ExpertStep), "an ExpertStep or None", expert)
+            is_full = bool(expert.action.strip()) and bool(expert.reason.strip()) and isinstance(expert.explore, bool)
+            self._require("contract", where, is_full, "an action, a bool and a reason", expert)
+        return expert
+
+    def _replay(
+        self, environment: Environment, episode: _Episode, steps: Iterable[int], check: str, where: str
+    ) -> None:
+        """Plays recorded actions and compares every result with the record."""
+        for step in steps:
+            _, moment = self._step(environment, episode.actions[step - 1])
+            self._compare(episode, step, check, moment, where)
+
+    def _check_refusal(self, episode: _Episode) -> None:
+        with closing(self._factory()) as environment:
+            self._reset(environment, episode.task, episode.seed)
+            try:
+                fork = environment.fork()
+            except CannotFork:
+                return
+            self._fail("fork", "step 0", "CannotFork, since fork_rung is 'none'", fork)
+
+    def _check_fork(self, episode: _Episode, depth: int, order: str) -> None:
+        """Forks at step `depth`; parent and child then play the same rest, and neither may notice the other."""
+        rest = range(depth + 1, len(episode.moments))
+        with closing(self._factory()) as parent:
+            self._reset(parent, episode.task, episode.seed)
+            for action in episode.actions[:depth]:
+                self._step(parent, action)
+            with closing(self._fork(parent, depth)) as child:
+                goal = repr(episode.goal)
+                self._require("fork", f"goal at step {depth}", child.goal == episode.goal, goal, child.goal)
+                for environment, role, steps in _schedule(order, child, parent, rest):
+                    self._replay(environment, episode, steps, "fork", f"in the {role}, forked at {depth}, {order}")
+                    if order != "in turn":
+                        # The other must go on without it.
+                        environment.close()
+
+    def _fork(self, parent: Environment, depth: int) -> Environment:
+        start = time.perf_counter()
+        try:
+            child = parent.fork()
+        except CannotFork as error:
+            raise EnvironmentFailed(
+                f"{self._name}: check 'fork' failed at step {depth}: wanted a fork, since fork_rung is "
+                f"'{self._rung}', got CannotFork ({error})"
+            ) from error
+        self._fork_s.append(time.perf_counter() - start)
+        self._fork_depths.append(depth)
+        is_new = isinstance(child, Environment) and child is not parent
+        self._require("fork", f"step {depth}", is_new, "another Environment", child)
+        return child
+
+    def _reset(self, environment: Environment, task: Task, seed: int) -> tuple[Observation, _Moment]:
+        start = time.perf_counter()
+        observation = environment.reset(task, seed=seed)
+        self._reset_s.append(time.perf_counter() - start)
+        return observation, _Moment(self._hash(observation, "reset"))
+
+    def _step(self, environment: Environment, action: str) -> tuple[Observation, _Moment]:
+        start = time.perf_counter()
+        result = environment.step(action)
+        self._step_s.append(time.perf_counter() - start)
+        where = f"step({action!r})"
+        self._require("contract", where, isinstance(result, StepResult), "a StepResult", result)
+        hashed = self._hash(result.observation, where)
+        is_finite = _is_number(result.reward) and math.isfinite(result.reward)
+        self._require("contract", f"reward of {where}", is_finite, "a finite number", result.reward)
+        for name in ("terminated", "truncated"):
+            value = getattr(result, name)
+            self._require("contract", f"{name} of {where}", isinstance(value, bool), "a bool", value)
+        self._check_info(result.info, where)
+        known = {key: result.info[key] for key in _KNOWN_INFO if key in result.info}
+        moment = _Moment(hashed, float(result.reward), result.terminated, result.truncated, str(known))
+        return result.observation, moment
+
+    def _check_info(self, info: object, where: str) -> None:
+        self._require("contract", f"info of {where}", isinstance(info, Mapping), "a mapping", info)
+        assert isinstance(info, Mapping)
+        for key in ("success", "valid"):
+            is_right = isinstance(info.get(key, True), bool)
+            self._require("contract", f"info['{key}'] of {where}", is_right, "a bool", info.get(key))
+        score = info.get("score", 0.0)
+        is_right = _is_number(score) and 0.0 <= score <= 1.0
+        self._require("contract", f"info['score'] of {where}", is_right, "a number from 0 to 1", score)
+
+    def _hash(self, observation: object, where: str) -> str:
+        is_observation = isinstance(observation, Observation)
+        self._require("contract", f"result of {where}", is_observation, "an Observation", observation)
+        assert isinstance(observation, Observation)
+        self._require("contract", f"text of {where}", isinstance(observation.text, str), "a str", observation.text)
+        listed = observation.admissible
+        is_right = listed is None or (isinstance(listed, tuple) and all(isinstance(action, str) for action in listed))
+        self._require("contract", f"admissible of {where}", is_right, "a tuple of str or None", listed)
+        return observation_hash(observation)
+
+    def _compare(self, episode: _Episode, step: int, check: str, got: _Moment, where: str) -> None:
+        expected = episode.moments[step]
+        if got != expected:
+            action = f" ({episode.actions[step - 1]!r})" if step else ""
+            wanted = ", ".join(_differences(expected, got))
+            came = ", ".join(_differences(got, expected))
+            self._fail(check, f"step {step}{action} of task '{episode.task.id}' {where}", f"as before {wanted}", came)
+
+    def _require(self, check: str, where: str, holds: bool, wanted: str, got: object) -> None:
+        if not holds:
+            self._fail(check, where, wanted, f"{type(got).__name__} {got!r:.200}")
+
+    def _fail(self, check: str, where: str, wanted: str, got: object) -> None:
+        raise EnvironmentFailed(f"{self._name}: check '{check}' failed at {where}: wanted {wanted}, got {got}")
+
+
+def _schedule(
+    order: str, child: Environment, parent: Environment, rest: Sequence[int]
+) -> list[tuple[Environment, str, Sequence[int]]]:
+    """Who plays which steps, one after the other."""
+    players = [(child, "fork"), (parent, "parent")]
+    if order == "in turn":
+        return [(environment, role, (step,)) for step in rest for environment, role in players]
+    if order == "parent first":
+        players.reverse()
+    return [(environment, role, rest) for environment, role in players]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _differences(moment: _Moment, other: _Moment) -> list[str]:
+    """The fields of `moment` that differ from the other's, as text."""
+    fields = (field.name for field in dataclasses.fields(_Moment))
+    return [f"{name} {getattr(moment, name)}" for name in fields if getattr(moment, name) != getattr(other, name)]
