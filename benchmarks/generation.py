@@ -69,6 +69,20 @@ def with_generate(model: torch.nn.Module, prompts: Sequence[Sequence[int]], new:
     return run
 
 
+def with_hand_loop(model: torch.nn.Module, prompts: Sequence[Sequence[int]], new: int) -> Callable[[], None]:
+    """The shortest loop over the model's own forward pass and cache that samples at temperature 1."""
+    inputs = torch.tensor(prompts, device=model.device)
+
+    def run() -> None:
+        with torch.inference_mode():
+            cache, tokens = transformers.DynamicCache(), inputs
+            for _ in range(new):
+                logits = model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+                tokens = torch.multinomial(logits[:, -1].float().softmax(-1), 1)
+
+    return run
+
+
 def seconds(run: Callable[[], object], device: str) -> tuple[float, float]:
     """CPU seconds of this process, and wall seconds, of one call."""
     if device != "cpu":
@@ -142,6 +156,7 @@ def main() -> None:
         runs: dict[str, Callable[[], object]] = {
             "generate_dynamic": with_generate(model, prompts, arguments.new, "dynamic"),
             "generate_static": with_generate(model, prompts, arguments.new, "static"),
+            "hand_loop": with_hand_loop(model, prompts, arguments.new),
             "firesteel": lambda requests=requests: generator.generate(requests),
             "firesteel_second_turn_kept": lambda kept=kept: generator.generate(kept),
             "firesteel_second_turn_again": lambda again=again: generator.generate(again),

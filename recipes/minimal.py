@@ -32,7 +32,7 @@ class Settings:
     num_leaves: int = 8  # N
     num_roots: int = 4  # M
     width: int = 2  # B
-    max_turns: int = 30  # K
+    max_turns: int = 20  # K
     max_response_tokens: int = 24
     temperature: float = 1.0
     invalid_penalty: float = 0.01
@@ -41,7 +41,7 @@ class Settings:
     minibatches: int = 2
     learning_rate: float = 1e-3
     seed: int = 0
-    size: str = "full"
+    size: str = "small"
 
 
 @dataclass
@@ -200,7 +200,7 @@ def clipped_loss(model: Any, rows: list[Row], settings: Settings) -> torch.Tenso
 
 def accumulate(model: Any, rows: list[Row], settings: Settings) -> float:
     """Adds the gradient of the loss in pieces of eight rows; the denominator is that of all of them."""
-    denominator = sum(sum(row.is_sampled) for row in rows)
+    denominator = sum(row.weight * sum(row.is_sampled) for row in rows)
     rows, total = sorted(rows, key=lambda row: len(row.tokens)), 0.0
     for first in range(0, len(rows), 8):
         loss = clipped_loss(model, rows[first : first + 8], settings) / denominator

@@ -13,11 +13,11 @@ def config():
             "steps": 24,
             "tasks_per_step": 16,
             "model": {"path": str(Path(__file__).parent / "models" / "household")},
-            "environment": {"name": "household", "options": {"size": "full", "admissible": False}},
+            "environment": {"name": "household", "options": {"size": "small", "admissible": False}},
             "context": {"mode": "full", "prompts": "compact"},
             "rollout": {
                 "criterion": "explore_tag", "num_leaves": 8, "num_roots": 4, "width": 2,
-                "max_turns": 30, "max_response_tokens": 24,
+                "max_turns": 20, "max_response_tokens": 24,
             },
             "reward": {"name": "outcome", "success": 1.0, "invalid_penalty": 0.01},
             "advantage": {"weighting": "path", "baseline": "group_mean", "std": "population"},

@@ -31,7 +31,7 @@ def config():
         {
             "name": "spark_scienceworld",
             "steps": 60,
-            "token_budget": 250_000,
+            "token_budget": 150_000,
             "tasks_per_step": 8,
             "environment": {"name": "scienceworld", "options": {"task_types": list(TASK_TYPES), "simplifications": "easy"}},
             "context": {"mode": "full", "prompts": "compact"},
@@ -41,7 +41,7 @@ def config():
             },
             "reward": {"name": "score", "success": 1.0, "invalid_penalty": 0.01},
             "advantage": {"weighting": "path", "baseline": "group_mean", "std": "population"},
-            "learner": {"lr": 5e-4, "minibatches": 2, "micro_batch_tokens": 8192},
+            "learner": {"lr": 3e-4, "minibatches": 2, "micro_batch_tokens": 8192},
             "evaluation": {
                 "every": 10, "num_tasks": 48, "temperature": 1.0, "test_split": "test", "test_tasks": 150,
             },
@@ -54,7 +54,10 @@ def run(config, session):
     """Collects, cold-starts, trains the arms and writes the table."""
     folder = Path(config.runs_dir) / config.name
     folder.mkdir(parents=True, exist_ok=True)
-    say = lambda text: session.listen("note", {"text": text})  # noqa: E731
+
+    def say(text):
+        session.listen("note", {"text": text})
+
     expert, random = folder / "expert.jsonl", folder / "random.jsonl"
     if not expert.exists():
         collect_episodes(config.updated({"seed": 1}), expert, count=300, max_steps=20, say=say)
@@ -62,7 +65,7 @@ def run(config, session):
     if config.model.path is None:
         if not random.exists():
             collect_episodes(config.updated({"seed": 2}), random, count=300, policy="random", max_steps=15,
-                             actions_from=expert, say=say)  # fmt: skip
+                             actions_from=expert, narrate=False, say=say)  # fmt: skip
         model = {"model": {"path": session.train(language_stage(config, random, expert))["model"]}}
     started = session.train(config.updated(model, expert_stage(config, expert)))
     model["model"] |= adapted(config, started["model"])
@@ -73,10 +76,10 @@ def language_stage(config, random, expert):
     """Every token of random play and of the gold paths, for a small model from scratch."""
     return config.updated(
         {
-            "name": f"{config.name}/language", "steps": 200, "token_budget": None, "tasks_per_step": 12,
+            "name": f"{config.name}/language", "steps": 1200, "token_budget": None, "tasks_per_step": 4,
             "data": [str(random), str(expert)],
             "model": {"tiny": {"hidden": 128, "layers": 3, "max_context": 3072, "vocab_size": 2048}},
-            "learner": {"kind": "sft", "lr": 3e-3, "schedule": "cosine", "warmup_steps": 20, "train_prompts": True},
+            "learner": {"kind": "sft", "lr": 2e-3, "schedule": "cosine", "warmup_steps": 50, "train_prompts": True},
             "advantage": {"weighting": "node"},
             "evaluation": {"every": 0, "test_split": None},
         }
@@ -87,10 +90,10 @@ def expert_stage(config, expert):
     """The responses of the gold paths, up to the best evaluation."""
     small = config.model.path is None
     return {
-        "name": f"{config.name}/expert", "steps": 150, "token_budget": None, "tasks_per_step": 12, "data": [str(expert)],
-        "learner": {"kind": "sft", "lr": 1e-3 if small else config.learner.lr, "schedule": "cosine", "warmup_steps": 10},
+        "name": f"{config.name}/expert", "steps": 450, "token_budget": None, "tasks_per_step": 4, "data": [str(expert)],
+        "learner": {"kind": "sft", "lr": 5e-4 if small else config.learner.lr, "schedule": "cosine", "warmup_steps": 10},
         "advantage": {"weighting": "node"},
-        "evaluation": {"every": 30, "test_split": None},
+        "evaluation": {"every": 150, "test_split": None},
     }  # fmt: skip
 
 

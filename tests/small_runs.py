@@ -1,4 +1,4 @@
-"""Small real runs: a cold-started model of some ten thousand parameters, and settings under which a run takes a second."""
+"""Small real runs: a cold-started model of 80,000 parameters, and settings under which a run takes a second."""
 
 from __future__ import annotations
 

@@ -83,7 +83,10 @@ def as_tree(group: list[Any], context: ContextBuilder, name: str) -> Tree:
 
 
 def library_config(baseline: str) -> Config:
-    settings: dict[str, Any] = {"advantage": {"baseline": baseline}, "learner": {"minibatches": 1, "max_grad_norm": 1e9}}
+    settings: dict[str, Any] = {
+        "advantage": {"baseline": baseline},
+        "learner": {"minibatches": 1, "max_grad_norm": 1e9},
+    }
     return minimal.config().updated(settings, {"reward": {"invalid_penalty": SETTINGS.invalid_penalty}})
 
 

@@ -29,7 +29,9 @@ TASK = Task("t")
 MODES = ("full", "window")
 
 
-def grow(lines: dict[tuple[int, ...], str], tasks: Sequence[Task] = (TASK,), **options: Any) -> tuple[list[Tree], Ledger]:
+def grow(
+    lines: dict[tuple[int, ...], str], tasks: Sequence[Task] = (TASK,), **options: Any
+) -> tuple[list[Tree], Ledger]:
     """Trees of toy environments that follow a script, and what the environments went through."""
     ledger = Ledger()
     trees = grower(script(lines, tasks), lambda: Toy(ledger), **options).grow(tasks, seed=0)
@@ -109,7 +111,12 @@ def test_what_a_step_records() -> None:
     (tree,), _ = grow(lines, num_leaves=1, num_roots=1)
     first, last = (node.step for node in tree.responses(tree.leaves[0]))
     assert first is not None and last is not None
-    assert (first.action, first.tag, first.explore, first.valid) == ("<explore>why</explore>left", "explore", True, False)
+    assert (first.action, first.tag, first.explore, first.valid) == (
+        "<explore>why</explore>left",
+        "explore",
+        True,
+        False,
+    )
     assert (last.action, last.tag, last.explore, last.valid, last.reasoning) == ("lose", "think", False, True, "go on")
     assert (tree.leaves[0].status, tree.leaves[0].success, tree.leaves[0].score) == ("finished", False, 0.0)
     assert last.entropy == pytest.approx(5.77, abs=0.01)  # log 320
@@ -252,7 +259,9 @@ def test_failed_leaves_are_out_of_rewards_baselines_and_rows() -> None:
 
 def test_a_busy_loop_is_a_time_out() -> None:
     (tree,), _ = grow({(0, 0, 0): think("hang")}, step_timeout_s=0.1)
-    reason = "step 'hang' of task 't' at turn 0: no answer after 0.1 s; raise environment.step_timeout_s if it is just slow"
+    reason = (
+        "step 'hang' of task 't' at turn 0: no answer after 0.1 s; raise environment.step_timeout_s if it is just slow"
+    )
     assert failed(tree) == {0: reason}
     assert actions(tree)[1] == ["go"] * 3
 
@@ -311,7 +320,9 @@ class WrongTask(Toy):
 
 
 @pytest.mark.parametrize(("cls", "error"), [(NoFork, CannotFork), (WrongTask, TaskError)])
-def test_a_mistake_in_the_setup_stops_the_run_and_closes_all_environments(cls: type[Toy], error: type[Exception]) -> None:
+def test_a_mistake_in_the_setup_stops_the_run_and_closes_all_environments(
+    cls: type[Toy], error: type[Exception]
+) -> None:
     ledger = Ledger()
     with pytest.raises(error):
         grower(script({(0, 0, 0): explore("left")}, [TASK]), lambda: cls(ledger)).grow([TASK], seed=0)
@@ -404,7 +415,9 @@ def test_nodes_hold_exactly_the_sampled_ids(mode: str) -> None:
 
     ledger = Ledger()
     generator = Recording(MockGenerator(spell, vocab_size=len(tokenizer())))
-    (tree,) = grower(generator, lambda: Toy(ledger), mode=mode, num_leaves=6, max_response_tokens=80).grow([TASK], seed=1)
+    (tree,) = grower(generator, lambda: Toy(ledger), mode=mode, num_leaves=6, max_response_tokens=80).grow(
+        [TASK], seed=1
+    )
     nodes = [node for node in tree.nodes if node.role == "response"]
     assert len(tree.leaves) > 2 and len(nodes) == len(generator.pairs)
     asked_and_given = sorted((context, completion.token_ids) for context, completion in generator.pairs)

@@ -118,7 +118,7 @@ def builder(mode: str = "full") -> ContextBuilder:
 def script(
     lines: Mapping[tuple[Any, ...], str], tasks: Sequence[Task], default: str = think("go"), *, seed: int = 0
 ) -> MockGenerator:
-    """Plays `lines[task number, leaf, turn]` (a vote's draw may follow), else `default`; found by the request's seed."""
+    """Plays `lines[task number, leaf, turn]` (a vote's draw may follow), else `default`, found by seeds."""
     names = tree_names(tasks)
     by_seed = {derive_seed(seed, 0, names[task], *where): text for (task, *where), text in lines.items()}
     return MockGenerator(

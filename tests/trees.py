@@ -15,7 +15,7 @@ def respond(tree: Tree, parent: int, turn: int, tokens: list[int], logprobs: lis
 
 def finish(tree: Tree, node: Node, root: int, reward: float, steps: list[float] | None = None) -> Leaf:
     """A finished leaf that ends with `node`."""
-    leaf = Leaf(index=len(tree.leaves), node=node.index, root=root, status="finished", success=reward > 0, reward=reward)
+    leaf = Leaf(len(tree.leaves), node.index, root, status="finished", success=reward > 0, reward=reward)
     tree.leaves.append(leaf)
     leaf.step_rewards = steps if steps is not None else [0.0] * len(tree.responses(leaf))
     return leaf

@@ -146,7 +146,8 @@ def collect_random_episodes(
     """Plays random actions, at most `steps` per task: text of the environment for language pre-training.
 
     Steps carry no tags, or with `narrate` the tag and the thought that the environment's expert has in that situation
-    (not its action): text that speaks of the goal, which random play alone never does. An action is drawn from the admissible ones, or by `random_action(environment, rng)` where that is given
+    (not its action): text that speaks of the goal, which random play alone never does. An action is drawn from the admissible ones
+    (`draw_by_verb`), or by `random_action(environment, rng)` where that is given
     (`action_sampler` makes one); an environment that lists no actions needs it. The draws depend on `seed` and the
     task alone, not on the other tasks.
     """
@@ -158,7 +159,7 @@ def collect_random_episodes(
             if random_action is not None:
                 action = random_action(environment, rng)
             elif observation.admissible:
-                action = rng.choice(observation.admissible)
+                action = draw_by_verb(observation.admissible, rng)
             else:
                 raise ConfigError(
                     f"{type(environment).__name__} lists no admissible actions for task '{task.id}'; "
@@ -171,6 +172,19 @@ def collect_random_episodes(
         return _play(environment, task, steps, decide)
 
     return _play_all(environment_class, tasks, options, play)
+
+
+def draw_by_verb(actions: Sequence[str], rng: random.Random) -> str:
+    """Half of the time any action, else first a verb (an action's first word) and then one of its actions.
+
+    Rare kinds of action (take, heat) would hardly be seen otherwise.
+    """
+    if rng.random() < 0.5:
+        return rng.choice(actions)
+    by_verb: dict[str, list[str]] = {}
+    for action in actions:
+        by_verb.setdefault(action.partition(" ")[0], []).append(action)
+    return rng.choice(by_verb[rng.choice(sorted(by_verb))])
 
 
 def action_sampler(

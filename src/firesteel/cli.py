@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from firesteel.config import Config, parse_overrides
-from firesteel.errors import FiresteelError
+from firesteel.errors import ConfigError, FiresteelError, StoreError
 
 app = typer.Typer(
     help="Train tool-using language agents by reinforcement learning that explores on purpose.\n\n"
@@ -23,15 +26,19 @@ app = typer.Typer(
 )
 console = Console(stderr=True)
 
-Settings = Annotated[list[str] | None, typer.Argument(help="Settings to replace, as key=value: `learner.lr=1e-4 seed=1`.")]
+SETTINGS = "Settings to replace, as key=value: `learner.lr=1e-4 seed=1`."
+Settings = Annotated[list[str] | None, typer.Argument(help=SETTINGS)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object last, on standard output.")]
+
+
+RECIPE = "A recipe's name (see `firesteel recipes`), a .py recipe or a .yaml config; none with --resume."
 
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name (see `firesteel recipes`), a .py recipe or a .yaml config.")],
+    recipe: Annotated[str | None, typer.Argument(help=RECIPE)] = None,
     settings: Settings = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run directory, exactly where it was cut off.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run, exactly where it was cut off.")] = None,
     go_on: Annotated[bool, typer.Option("--continue", help="Recipes of several runs: keep finished ones.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Print the settings and what they cost; train nothing.")] = False,
     as_json: Json = False,
@@ -41,25 +48,26 @@ def train(
     from firesteel.recipes import load_recipe, run_recipe
     from firesteel.train import train as train_config
 
-    overrides = parse_overrides(settings or [])
+    overrides = {} if resume else parse_overrides(settings or [])
     if resume is not None:
-        config = Config.load(resume / "config.yaml").updated(
-            overrides, {"runs_dir": str(resume.parent), "name": resume.name}
-        )
-        with Progress(console) as progress:
-            finish(train_config(config, resume=True, listen=progress), as_json)
-        return
+        # A first argument that is a setting was read as the recipe.
+        config = resumed_config(resume, [*([recipe] if recipe else []), *(settings or [])])
+        start = partial(train_config, config, resume=True)
+    elif recipe is None:
+        raise ConfigError("name a recipe (`firesteel recipes` lists them), or a run to go on with: --resume runs/NAME")
+    elif recipe.endswith((".yaml", ".yml")):
+        config = Config.load(recipe).updated(overrides)
+        start = partial(train_config, config)
+    else:
+        chosen = load_recipe(recipe)
+        config = chosen.config().updated(overrides)
+        start = partial(run_recipe, chosen, overrides, resume=go_on)
     if dry_run:
-        from firesteel.estimate import estimate
-
-        config = Config.load(recipe) if recipe.endswith(".yaml") else load_recipe(recipe).config()
-        finish(estimate(config.updated(overrides)), as_json)
+        finish(planned(config), as_json)
         return
+    quiet_transformers()
     with Progress(console) as progress:
-        if recipe.endswith((".yaml", ".yml")):
-            summary = train_config(Config.load(recipe).updated(overrides), listen=progress)
-        else:
-            summary = run_recipe(load_recipe(recipe), overrides, resume=go_on, listen=progress)
+        summary = start(listen=progress)
     finish(summary, as_json)
 
 
@@ -81,16 +89,14 @@ def evaluate(
     from firesteel.progress import Progress
     from firesteel.train import set_up_torch
 
+    quiet_transformers()
     config = evaluation_config(model, parse_overrides(settings or []))
     set_up_torch(config)
     policy = load_policy(config)
     results: dict[str, Any] = {}
     with Progress(console) as progress:
         for name in split.split(","):
-            result = evaluate_split(
-                config, split=name, policy=policy,
-                on_progress=lambda done, of, name=name: progress("playing", {"split": name, "done": done, "of": of}),
-            )  # fmt: skip
+            result = evaluate_split(config, split=name, policy=policy, on_progress=partial(progress.playing, name))
             results[name] = result.summary()
             progress.print(success_rows(result.rows))
             if len(result.pass_at) > 1:
@@ -118,6 +124,7 @@ def rollout(
     from firesteel.rewards import score_trees
     from firesteel.train import set_up_torch
 
+    quiet_transformers()
     config = evaluation_config(model, parse_overrides(settings or []))
     set_up_torch(config)
     trees = grow_trees(load_tasks(config, split, tasks), load_policy(config), config)
@@ -149,7 +156,7 @@ def collect(
     config = Config().updated(parse_overrides(settings or []))
     result = collect_episodes(
         config, out, count=count, policy=policy, annotator=annotator, base_url=base_url, teacher=teacher,
-        max_steps=max_steps, say=console.print,
+        max_steps=max_steps, say=partial(console.print, markup=False, highlight=False),
     )  # fmt: skip
     finish(result, as_json)
 
@@ -175,28 +182,63 @@ def check(
     settings: Annotated[list[str] | None, typer.Argument(help="The environment's options as key=value.")] = None,
     episodes: Annotated[int, typer.Option(help="Tasks to try.")] = 3,
     steps: Annotated[int, typer.Option(help="Steps an episode.")] = 10,
+    split: Annotated[str, typer.Option(help="Split that the tasks come from.")] = "train",
+    action: Annotated[list[str] | None, typer.Option(help="What to draw from where actions are not listed.")] = None,
     as_json: Json = False,
 ) -> None:
     """Check an environment: reset, step and fork determinism, the fork's rung and its cost."""
     from firesteel.environments import environment_class
     from firesteel.environments.check import check_environment
 
-    options = parse_overrides(settings or [])
-    report = check_environment(environment_class(environment), episodes=episodes, steps=steps, options=options)
-    Console(stderr=as_json).print(str(report))
+    cls, options = environment_class(environment), parse_overrides(settings or [])
+    tasks = list(cls.tasks(split, count=episodes, **options))
+    report = check_environment(partial(cls, **options), tasks, episodes=episodes, steps=steps, actions=action or ())
+    Console(stderr=as_json).print(str(report), markup=False, highlight=False, soft_wrap=True)
     if as_json:
         print(json.dumps(report.to_dict()))
 
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Say what is installed, what is missing, what it is for and how to get it."""
+    """Say what is installed, what is missing, what it is for and how to get it; exit 1 if something required is."""
     from firesteel import doctor as diagnosis
 
+    findings = diagnosis.diagnose()
     if as_json:
-        print(json.dumps(diagnosis.report_dict()))
+        print(json.dumps(diagnosis.report_dict(findings)))
     else:
-        diagnosis.print_report()
+        diagnosis.print_report(findings)
+    raise typer.Exit(0 if diagnosis.is_ready(findings) else 1)
+
+
+def quiet_transformers() -> None:
+    """Turns off the progress bars of transformers, which would be drawn into ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def resumed_config(run: Path, settings: list[str]) -> Config:
+    """The stored configuration of a run that lies in `run` now, with some settings replaced."""
+    if not (run / "config.yaml").exists():
+        raise StoreError(f"'{run}' holds no run to resume (no config.yaml); name the directory of a run, runs/NAME")
+    if settings and "=" not in settings[0]:
+        raise ConfigError(f"--resume goes on with the run's own configuration; leave out the recipe '{settings[0]}'")
+    config = Config.load(run / "config.yaml").updated(parse_overrides(settings))
+    if (Path(config.runs_dir) / config.name).resolve() == run.resolve():
+        return config
+    place = run if run.name else run.resolve()
+    return config.updated({"runs_dir": str(place.parent), "name": place.name})
+
+
+def planned(config: Config) -> dict[str, Any]:
+    """What `--dry-run` shows: all settings, and what they cost at most."""
+    import yaml
+
+    from firesteel.estimate import estimate
+
+    settings, costs = config.model_dump(mode="json"), estimate(config)
+    return {"settings": settings, **costs, "text": f"{yaml.safe_dump(settings, sort_keys=False)}\n{costs['text']}"}
 
 
 def evaluation_config(model: str, overrides: dict[str, Any]) -> Config:
@@ -217,29 +259,40 @@ def evaluation_config(model: str, overrides: dict[str, Any]) -> Config:
 
 def success_rows(rows: Any) -> Table:
     """A success table for people."""
-    table = Table("split", "kind", "n", "success", "95% interval", "score", "steps", "invalid", "repeated", "explore", box=None)
+    shares = ("invalid", "repeated", "explore")
+    table = Table("split", "kind", "n", "success", "95% interval", "score", "steps", *shares, box=None)
     for row in rows:
-        table.add_row(
-            row.split, row.kind, str(row.n), f"{row.success:.1%}", f"{row.low:.1%} - {row.high:.1%}", f"{row.score:.2f}",
-            f"{row.steps:.1f}", f"{row.invalid:.1%}", f"{row.repetition:.1%}", f"{row.explore_ratio:.1%}",
-        )  # fmt: skip
+        interval = f"{row.low:.1%} - {row.high:.1%}"
+        counts = (f"{row.score:.2f}", f"{row.steps:.1f}")
+        percentages = (f"{share:.1%}" for share in (row.invalid, row.repetition, row.explore_ratio))
+        table.add_row(row.split, row.kind, str(row.n), f"{row.success:.1%}", interval, *counts, *percentages)
     return table
 
 
 def finish(result: dict[str, Any], as_json: bool) -> None:
-    """The last output: one JSON object, or where things lie."""
+    """The last output: one JSON object, in which what is not a finite number is null, or where things lie."""
     if as_json:
-        print(json.dumps(result))
+        print(json.dumps(finite(result), allow_nan=False))
         return
     for key in ("text", "table", "plot", "model", "written", "directory"):
         if result.get(key):
             typer.echo(result[key] if key == "text" else f"{key}: {result[key]}")
 
 
+def finite(value: Any) -> Any:
+    """The value with None in the place of NaN and infinities, which JSON cannot hold."""
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def main() -> None:
-    """Runs the command line; errors of the library are printed as one line."""
+    """Runs the command line; errors of the library are printed as one line, and the exit code is 1."""
     try:
         app()
     except FiresteelError as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False, markup=True)
+        line = escape(" ".join(str(error).split("\n")))
+        console.print(f"[bold red]error:[/] {line}", highlight=False, soft_wrap=True)
         sys.exit(1)

@@ -60,6 +60,8 @@ def collect_episodes(
     else:
         played = collect_expert_episodes(cls, tasks, config.environment.options, max_steps=max_steps)
         episodes = annotated(played, annotator, base_url, teacher)
+        if not episodes:
+            raise ConfigError(f"no episode of {len(tasks)} can be kept; the first: {episodes.rejected[0].reason}")
         check_tags(episodes)
         say(tag_report(episodes))
     save_episodes(out, episodes)

@@ -1,4 +1,4 @@
-"""Comparing arms of an experiment: the same training with some settings replaced, over seeds, at equal generated tokens."""
+"""Comparing arms of an experiment: the same training with some settings replaced, over seeds, at equal tokens."""
 
 from __future__ import annotations
 
@@ -38,7 +38,12 @@ def compare(
     table = markdown_table(results, reference)
     write_atomic(folder / "table.md", table.encode())
     plot = plot_curves(results, folder / "curves.svg", title=config.name)
-    return {"text": table, "table": str(folder / "table.md"), "plot": str(plot), "results": str(folder / "results.json")}
+    return {
+        "text": table,
+        "table": str(folder / "table.md"),
+        "plot": str(plot),
+        "results": str(folder / "results.json"),
+    }
 
 
 def curve(path: Path) -> list[list[float]]:
@@ -95,9 +100,10 @@ def plot_curves(results: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, 
             continue
         grid = np.linspace(max(line[0, 0] for line in curves), min(line[-1, 0] for line in curves), 30)
         values = np.array([np.interp(grid, line[:, 0], line[:, 1]) for line in curves])
-        error = values.std(axis=0, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.zeros(len(grid))
-        (line,) = axes.plot(grid, values.mean(axis=0), label=f"{arm} ({len(values)})")
-        axes.fill_between(grid, values.mean(axis=0) - error, values.mean(axis=0) + error, alpha=0.15, color=line.get_color())
+        means = values.mean(axis=0)
+        band = values.std(axis=0, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.zeros(len(grid))
+        (line,) = axes.plot(grid, means, label=f"{arm} ({len(values)})")
+        axes.fill_between(grid, means - band, means + band, alpha=0.15, color=line.get_color())
     axes.set(xlabel="generated tokens", ylabel="success on validation tasks", title=title)
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)

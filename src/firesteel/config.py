@@ -301,15 +301,25 @@ class Config(Section):
     threads: int = Field(default=1, ge=0)
     """CPU threads of torch; 0 leaves torch's own choice. Results differ in the last bits between counts."""
     model: ModelConfig = Field(default_factory=ModelConfig)
+    """The policy."""
     environment: EnvironmentConfig = Field(default_factory=EnvironmentConfig)
+    """Where it acts."""
     context: ContextConfig = Field(default_factory=ContextConfig)
+    """What it sees."""
     rollout: RolloutConfig = Field(default_factory=RolloutConfig)
+    """How trees grow."""
     reward: RewardConfig = Field(default_factory=RewardConfig)
+    """What an episode is worth."""
     advantage: AdvantageConfig = Field(default_factory=AdvantageConfig)
+    """From rewards to advantages."""
     loss: LossConfig = Field(default_factory=LossConfig)
+    """The policy-gradient loss."""
     learner: LearnerConfig = Field(default_factory=LearnerConfig)
+    """The optimiser, and how an update is cut up."""
     curriculum: CurriculumConfig = Field(default_factory=CurriculumConfig)
+    """Which tasks a step trains on."""
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    """How success is measured."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:

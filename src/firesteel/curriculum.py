@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -43,7 +44,7 @@ class Uniform:
         chosen: list[int] = []
         while len(chosen) < count:
             if not self._left:
-                self._left = self._next_pass(held=set(chosen))
+                self._left = self._next_pass(Counter(chosen))
             wanted = count - len(chosen)
             chosen += self._left[:wanted]
             self._left = self._left[wanted:]
@@ -58,11 +59,11 @@ class Uniform:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._passes, self._left = int(state["passes"]), list(state["left"])
 
-    def _next_pass(self, held: set[int]) -> list[int]:
+    def _next_pass(self, held: Counter[int]) -> list[int]:
         order = list(range(len(self.tasks)))
         random.Random(f"{self.seed}/{self._passes}").shuffle(order)
         self._passes += 1
-        return sorted(order, key=held.__contains__)
+        return sorted(order, key=held.__getitem__)
 
 
 CURRICULA: dict[str, Any] = {"uniform": Uniform}

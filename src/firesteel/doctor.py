@@ -10,7 +10,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -67,6 +68,17 @@ def diagnose() -> list[Finding]:
     ]
 
 
+def report_dict(findings: Sequence[Finding] | None = None) -> dict[str, Any]:
+    """The findings (of `diagnose()` by default) as JSON-ready values; `is_ready` if nothing required is missing."""
+    findings = diagnose() if findings is None else findings
+    return {"is_ready": is_ready(findings), "findings": [asdict(finding) for finding in findings]}
+
+
+def is_ready(findings: Sequence[Finding]) -> bool:
+    """Whether nothing required is missing."""
+    return all(finding.is_found or not finding.is_required for finding in findings)
+
+
 def print_report(findings: Sequence[Finding] | None = None, *, console: Console | None = None) -> bool:
     """Prints the findings (of `diagnose()` by default) as a table; True if nothing required is missing."""
     findings = diagnose() if findings is None else findings
@@ -82,9 +94,9 @@ def print_report(findings: Sequence[Finding] | None = None, *, console: Console 
         console.print("\nTo get what is missing:")
     for finding in missing:
         console.print(f"  {finding.name}: {finding.remedy}", markup=False, soft_wrap=True, highlight=False)
-    is_ready = all(finding.is_found or not finding.is_required for finding in findings)
-    console.print("\nReady." if is_ready else "\nNot ready: something required is missing.")
-    return is_ready
+    ready = is_ready(findings)
+    console.print("\nReady." if ready else "\nNot ready: something required is missing.")
+    return ready
 
 
 def _status(finding: Finding) -> str:

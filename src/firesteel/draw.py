@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.markup import escape
 from rich.tree import Tree as Drawing
 
-from firesteel.tree import Node, Tree
+from firesteel.tree import Leaf, Node, Tree
 
 LONGEST = 100
 
@@ -17,34 +17,42 @@ def draw_tree(tree: Tree) -> Drawing:
     children: dict[int, list[Node]] = {}
     for node in tree.nodes:
         children.setdefault(node.parent, []).append(node)
-    ends = {leaf.node: leaf for leaf in tree.leaves}
+    ends: dict[int, list[Leaf]] = {}
+    for leaf in tree.leaves:
+        ends.setdefault(leaf.node, []).append(leaf)
     _draw(drawing, 0, children, ends)
     return drawing
 
 
-def _draw(drawing: Drawing, index: int, children: dict[int, list[Node]], ends: dict[int, object]) -> None:
-    """Chains stay on one level; only a branching indents."""
+def _draw(drawing: Drawing, index: int, children: dict[int, list[Node]], ends: dict[int, list[Leaf]]) -> None:
+    """What lies below node `index`. Chains stay on one level; only a branching indents."""
     while True:
         below = children.get(index, [])
         if len(below) != 1:
             break
-        drawing.add(_line(below[0], ends)) if below[0].role == "response" else None
         index = below[0].index
+        for line in _lines(below[0], ends):
+            drawing.add(line)
     for child in below:
-        _draw(drawing.add(_line(child, ends)), child.index, children, ends)
+        lines = _lines(child, ends)
+        _draw(drawing.add(lines[0]) if lines else drawing, child.index, children, ends)
 
 
-def _line(node: Node, ends: dict[int, object]) -> str:
-    step = node.step
-    if step is None:
-        return ""
-    colour = "yellow" if step.explore else "cyan"
-    text = f"[{colour}]{escape(step.reasoning or '-')}[/] [bold]{escape(step.action)}[/] [dim]{escape(_short(step.observation))}[/]"
-    leaf = ends.get(node.index)
-    if leaf is not None:
-        mark = "[green]success[/]" if leaf.success else f"[red]{leaf.status}[/]"  # type: ignore[attr-defined]
-        text += f"  {mark} reward {leaf.reward}"  # type: ignore[attr-defined]
-    return text
+def _lines(node: Node, ends: dict[int, list[Leaf]]) -> list[str]:
+    """The line of a step, with the leaf that ended there; of what was fed, a line for every leaf that ended there."""
+    leaves = ends.get(node.index, [])
+    if node.step is None:
+        return [f"[dim]no further:[/] {_outcome(leaf)}" for leaf in leaves]
+    colour = "yellow" if node.step.explore else "cyan"
+    said, seen = escape(node.step.reasoning or "-"), escape(_short(node.step.observation))
+    step = f"[{colour}]{said}[/] [bold]{escape(node.step.action)}[/] [dim]{seen}[/]"
+    return ["  ".join([step, *map(_outcome, leaves)])]
+
+
+def _outcome(leaf: Leaf) -> str:
+    mark = "[green]success[/]" if leaf.success else f"[red]{leaf.status}[/]"
+    reward = "" if leaf.reward is None else f" reward {leaf.reward:g}"
+    return f"{mark}{reward}{f' ({escape(_short(leaf.failure))})' if leaf.failure else ''}"
 
 
 def _short(text: str) -> str:

@@ -7,20 +7,22 @@ from typing import Any
 from firesteel.config import Config
 
 BYTES = {"float32": 4, "bfloat16": 2}
+ASSUMED_PROMPT_TOKENS = 2048
+"""What an episode's prompts count where `context.max_prompt_tokens` is not set."""
 
 
 def estimate(config: Config) -> dict[str, Any]:
-    """Upper bounds for a configuration; `text` is for people.
+    """Bounds for a configuration; `text` is for people.
 
-    Tokens assume that every leaf plays all turns and uses all response tokens. Memory counts weights, gradients
-    and AdamW moments of what is trained, and the KV cache of one step's leaves at full context.
+    Tokens assume that every leaf plays all turns and uses all response tokens; evaluations are not counted, and
+    supervised learning generates nothing else. Memory counts weights, gradients and AdamW moments of what is trained,
+    and in `full` contexts the KV cache of one step's leaves; activations come on top.
+
+    Raises:
+        ModelError: `model.path` is no decoder-only model.
     """
-    from transformers import AutoConfig
-
-    from firesteel.models import build_shape_only
-
-    rollout = config.rollout
-    leaves = config.tasks_per_step * rollout.num_leaves
+    rollout, grows = config.rollout, config.learner.kind != "sft"
+    leaves = config.tasks_per_step * rollout.num_leaves if grows else 0
     tokens_per_step = leaves * rollout.max_turns * rollout.max_response_tokens
     result: dict[str, Any] = {
         "leaves_per_step": leaves,
@@ -28,24 +30,31 @@ def estimate(config: Config) -> dict[str, Any]:
         "generated_tokens_at_most": tokens_per_step * config.steps,
     }
     if config.model.path is not None:
-        shape = AutoConfig.from_pretrained(config.model.path)
-        sizes = build_shape_only(shape, config.model.lora)
-        width = BYTES[config.model.dtype]
-        kv_per_token = 2 * shape.num_hidden_layers * _kv_width(shape) * width
-        context = min(int(getattr(shape, "max_position_embeddings", 4096)), _longest(config))
-        result |= sizes | {
-            "weights_bytes": sizes["parameters"] * width,
-            "training_bytes": sizes["trainable"] * (width + 2 * width),
-            "kv_cache_bytes_at_most": leaves * context * kv_per_token,
-        }
+        result |= _memory(config, leaves)
     result["text"] = "\n".join(_line(key, value) for key, value in result.items())
     return result
 
 
+def _memory(config: Config, leaves: int) -> dict[str, int]:
+    """Parameter counts, and bytes."""
+    from firesteel.models import build_shape_only, load_model_config
+
+    assert config.model.path is not None
+    shape: Any = load_model_config(config.model.path, trust_remote_code=config.model.trust_remote_code)
+    sizes, width = build_shape_only(shape, config.model.lora), BYTES[config.model.dtype]
+    kv_per_token = 2 * shape.num_hidden_layers * _kv_width(shape) * width
+    context = min(int(getattr(shape, "max_position_embeddings", 4096)), _longest(config))
+    return sizes | {
+        "weights_bytes": sizes["parameters"] * width,
+        "training_bytes": sizes["trainable"] * (width + 2 * width),
+        "kv_cache_bytes": leaves * context * kv_per_token,
+    }
+
+
 def _longest(config: Config) -> int:
-    prompt = config.context.max_prompt_tokens or 2048
+    """Tokens of one episode's context: its prompts and all its responses, or of one step in `window` contexts."""
     turns = config.rollout.max_turns if config.context.mode == "full" else 1
-    return prompt + turns * config.rollout.max_response_tokens
+    return (config.context.max_prompt_tokens or ASSUMED_PROMPT_TOKENS) + turns * config.rollout.max_response_tokens
 
 
 def _kv_width(shape: Any) -> int:

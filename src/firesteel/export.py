@@ -9,7 +9,7 @@ from firesteel.policy import Policy
 
 
 def save_model(policy: Policy, directory: Path) -> Path:
-    """Saves model (with LoRA: the adapter) and tokenizer; an older version is replaced only when the new one is whole."""
+    """Saves model (with LoRA: the adapter) and tokenizer; an older version goes only when the new one is whole."""
     fresh, old = directory.with_name(f".tmp-{directory.name}"), directory.with_name(f".old-{directory.name}")
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)

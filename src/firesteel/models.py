@@ -157,6 +157,11 @@ def _check_rows(rows: int, tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
+def load_model_config(path_or_name: str | Path, *, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The shape of a decoder-only model, without its weights. Raises like `load_model`."""
+    return _load_config(_resolve(path_or_name, kind="model"), trust_remote_code)
+
+
 def _load_config(source: str, trust_remote_code: bool) -> PretrainedConfig:
     directory = Path(source)
     if (directory / "adapter_config.json").exists() and not (directory / "config.json").exists():

@@ -37,23 +37,27 @@ class Progress:
 
     def print(self, what: Any) -> None:
         """Prints above the bars."""
-        self.bars.console.print(what, highlight=False)
+        self.bars.console.print(what, highlight=False, soft_wrap=isinstance(what, str), markup=False)
 
     def __call__(self, event: str, facts: dict[str, Any]) -> None:
         """Takes one event of `train`, `evaluate` or a recipe."""
         if event == "step":
             self._step(facts)
         elif event == "playing":
-            self._bar("playing", f"playing {facts['split']}", facts["done"], facts["of"])
+            self.playing(facts["split"], facts["done"], facts["of"])
         elif event == "rollout":
             done, active = facts["finished"], facts["active"]
             self._bar("rollout", "growing trees", done, done + active)
         elif event in ("before", "evaluation"):
-            name = f"before training, {facts['split']}" if event == "before" else f"step {facts['step']}, {facts['split']}"
-            self.print(f"{name}: success {facts['success']:.1%} ({facts['low']:.1%} - {facts['high']:.1%}), "
-                       f"score {facts['score']:.2f}, n = {facts['n']}")  # fmt: skip
+            when = "before training" if event == "before" else f"step {facts['step']}"
+            success = f"success {facts['success']:.1%} ({facts['low']:.1%} - {facts['high']:.1%})"
+            self.print(f"{when}, {facts['split']}: {success}, score {facts['score']:.2f}, n = {facts['n']}")
         elif event == "note":
             self.print(facts["text"])
+
+    def playing(self, split: str, done: int, total: int) -> None:
+        """Moves the bar of an evaluation."""
+        self._bar("playing", f"playing {split}", done, total)
 
     def _step(self, facts: dict[str, Any]) -> None:
         metrics = facts["metrics"]

@@ -48,16 +48,26 @@ class RecipeSession:
     listen: Callable[[str, dict[str, Any]], None]
 
     def train(self, config: Config) -> dict[str, Any]:
-        """Trains one configuration. A finished run of the same settings is not done again; a cut-off one goes on."""
-        from firesteel.run import is_run
-        from firesteel.train import train
+        """Trains one configuration. With `resume`, a finished run is not done again and a cut-off one goes on.
+
+        Raises:
+            ConfigError: with `resume`, a finished run of this name has other settings.
+        """
+        from firesteel.run import config_hash, is_run
+        from firesteel.train import MAY_DIFFER, train
 
         directory = Path(config.runs_dir) / config.name
         exists = is_run(directory)
         if exists and self.resume and (directory / "summary.json").exists():
             summary: dict[str, Any] = json.loads((directory / "summary.json").read_text())
             if summary.get("steps") == config.steps or config.token_budget is not None:
-                self.listen("skipped", {"directory": str(directory)})
+                both = (Config.load(directory / "config.yaml"), config)
+                if len({config_hash(each.model_dump(mode="json"), ignore=MAY_DIFFER) for each in both}) > 1:
+                    raise ConfigError(
+                        f"run '{directory}' is finished and had other settings; give the new one another name, "
+                        "or delete the run"
+                    )
+                self.listen("note", {"text": f"{directory} is finished"})
                 return summary
         return train(config, resume=exists and self.resume, listen=self.listen)
 
@@ -86,7 +96,9 @@ def load_recipe(name: str) -> Recipe:
     path = own if own.suffix == ".py" and own.exists() else recipes_directory() / f"{own.stem}.py"
     if not path.exists():
         names = recipe_names()
-        raise ConfigError(f"there is no recipe '{name}'{nearest(own.stem, names)}; known: {', '.join(names)}, or give a file")
+        raise ConfigError(
+            f"there is no recipe '{name}'{nearest(own.stem, names)}; known: {', '.join(names)}, or give a file"
+        )
     specification = importlib.util.spec_from_file_location(f"firesteel_recipe_{path.stem}", path)
     assert specification is not None and specification.loader is not None
     module = importlib.util.module_from_spec(specification)
@@ -101,10 +113,8 @@ def run_recipe(
     recipe: Recipe, overrides: Mapping[str, Any], *, resume: bool, listen: Callable[[str, dict[str, Any]], None]
 ) -> dict[str, Any]:
     """Trains a recipe with some settings replaced; returns its summary."""
-    from firesteel.train import train
-
-    config = recipe.config().updated(overrides)
+    config, session = recipe.config().updated(overrides), RecipeSession(resume, listen)
     if hasattr(recipe.module, "run"):
-        summary: dict[str, Any] = recipe.module.run(config, RecipeSession(resume, listen))
+        summary: dict[str, Any] = recipe.module.run(config, session)
         return summary
-    return train(config, resume=resume, listen=listen)
+    return session.train(config)

@@ -77,9 +77,9 @@ class Session:
 
     def restore(self, tensors: dict[str, Any], state: dict[str, Any]) -> None:
         """The inverse of `state`."""
+        self.learner.updates = state["updates"]
         self.load_model(tensors["model"])
         self.learner.optimizer.load_state_dict(join_state(tensors["optimizer"], state["optimizer"]))
-        self.learner.updates = state["updates"]
         self.source.load_state_dict(state["source"])
         self.criterion.load_state_dict(state["criterion"])
         self.generated_tokens, self.leaves = state["generated_tokens"], state["leaves"]

@@ -18,6 +18,7 @@ from firesteel.environments.scienceworld.catalogue import VARIATIONS, variations
 from firesteel.environments.scienceworld.java import find_java, find_simulator
 from firesteel.environments.scienceworld.simulator import end_simulators, open_world, process_ids
 from firesteel.errors import EnvironmentFailed, ForkDiverged, MissingDependency, StepTimeout
+from firesteel.guard import guarded
 from firesteel.types import Observation, Task
 
 
@@ -29,6 +30,8 @@ def what_is_missing() -> str:
         return str(error)
     return ""
 
+
+SMALL_HEAP_MB = 48
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(bool(what_is_missing()), reason=what_is_missing())]
 
@@ -88,9 +91,10 @@ def test_the_catalogue_is_the_simulators():
     [
         # The find tasks give 1 of 12 points for looking around, which reset already does.
         ("find-non-living-thing", 0.08, 0),
-        # Both pass through one room that the goal does not name before they see what they need.
+        # On the way outside, which the goal names, lies one room that it does not name.
         ("lifespan-longest-lived", 0.0, 1),
-        ("chemistry-mix-paint-secondary-color", 0.0, 1),
+        # The paint is in the fourth room that is searched.
+        ("chemistry-mix-paint-secondary-color", 0.0, 4),
     ],
 )
 def test_the_gold_path_reaches_the_full_score(environment, name, first_reward, num_explore):
@@ -174,6 +178,16 @@ def test_admissible_actions_are_listed_only_on_request(environment):
         assert environment.step("open door").observation.admissible is None
 
 
+def test_an_error_inside_the_simulator_fails_the_episode(environment):
+    environment.reset(task("lifespan-longest-lived"), seed=0)
+    process, interface = environment._world._simulator.process, environment._world._interface
+    agent = process.call(process.call(interface, "agentInterface"), "get")
+    process.call(agent, "setErrorState", "java.util.NoSuchElementException: key not found: 7")
+    with pytest.raises(EnvironmentFailed, match="lived-0': the simulator failed inside .*key not found: 7\\); reset"):
+        environment.step("look around")
+    assert environment.reset(task("lifespan-longest-lived"), seed=0).text.startswith("This room")
+
+
 # Worlds that share Java
 
 
@@ -230,17 +244,14 @@ def test_closed_worlds_are_used_again():
 
 def test_a_full_java_process_is_followed_by_another():
     # 48 MB hold three worlds of 16 MB.
-    before = set(process_ids())
-    worlds = [open_world(48, 60.0) for _ in range(4)]
-    first, *_, last = [world._simulator.process.pid for world in worlds]
-    assert [world._simulator.process.pid for world in worlds] == [first, first, first, last]
-    assert set(process_ids()) - before == {first, last}
-    worlds[0].close()
-    worlds.append(open_world(48, 60.0))
-    assert worlds[-1]._simulator.process.pid == first
-    for world in worlds:
-        world.close()
-        world._simulator.process.kill()
+    with contextlib.ExitStack() as stack:
+        worlds = [stack.enter_context(contextlib.closing(open_world(SMALL_HEAP_MB, 60.0))) for _ in range(4)]
+        first, second, third, last = [world._simulator.process.pid for world in worlds]
+        assert first == second == third != last
+        assert {first, last} <= set(process_ids())
+        worlds[0].close()
+        again = stack.enter_context(contextlib.closing(open_world(SMALL_HEAP_MB, 60.0)))
+        assert again._simulator.process.pid == first
 
 
 # Forks
@@ -294,8 +305,6 @@ def test_a_fork_whose_list_differs_diverges():
 
 # How Java ends
 
-SMALL_HEAP_MB = 96
-
 
 def test_a_hanging_simulator_times_out_and_a_reset_starts_another():
     with contextlib.closing(ScienceWorld(java_heap_mb=SMALL_HEAP_MB, step_timeout_s=30.0)) as environment:
@@ -342,6 +351,16 @@ def test_a_call_that_was_interrupted_is_not_answered_to_the_next():
             os.kill(pid, signal.SIGCONT)
         with pytest.raises(EnvironmentFailed, match="is dead since a call was interrupted"):
             environment.step("look around")
+
+
+def test_a_guard_around_a_hanging_simulator_ends_it():
+    with contextlib.closing(ScienceWorld(java_heap_mb=SMALL_HEAP_MB)) as environment:
+        environment.reset(task("lifespan-longest-lived"), seed=0)
+        pid = environment._world._simulator.process.pid
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(StepTimeout, match="a slow step: no answer after 0.2 s"), guarded("a slow step", 0.2):
+            environment.step("inventory")
+        assert not is_running(pid)
 
 
 def test_a_heap_that_is_too_small_says_so():

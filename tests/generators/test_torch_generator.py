@@ -174,9 +174,10 @@ def test_the_batch_is_made_smaller_when_half_of_it_has_ended() -> None:
     generator = TorchGenerator(model, end_token_ids=NEVER)
     num_rows: list[int] = []
     model.register_forward_pre_hook(lambda _, __, inputs: num_rows.append(len(inputs["input_ids"])), with_kwargs=True)
-    generator.generate([request(prompt(5, row), row, new) for row, new in enumerate([2] * 7 + [6] * 3 + [30] * 2)])
-    # The prefill; the second token of all 12; tokens 3 to 6 of five; tokens 7 to 30 of two.
-    assert num_rows == [12, 12] + 4 * [5] + 24 * [2]
+    news = [2] * 3 + [4] * 4 + [6] * 3 + [30] * 2
+    generator.generate([request(prompt(5, row), row, new) for row, new in enumerate(news)])
+    # The prefill; tokens 2 to 4 of all 12, of which 9 go on after 2; tokens 5 and 6 of five; 7 to 30 of two.
+    assert num_rows == [12] + 3 * [12] + 2 * [5] + 24 * [2]
 
 
 def test_another_seed_gives_other_tokens_and_no_global_state_is_used(generator: TorchGenerator) -> None:
@@ -296,7 +297,7 @@ def test_an_end_token_at_the_limit_is_a_stop() -> None:
 
 def test_what_a_row_would_have_sampled_after_its_limit_does_not_count(model: torch.nn.Module) -> None:
     # Three rows are never made fewer, so that the short ones are computed to the end of the long one.
-    requests = [request(prompt(5), 3, 2), request(prompt(5), 3, 20), request(prompt(5), 3, 2)]
+    requests = [request(prompt(5), 5, new) for new in (2, 20, 2)]
     free = TorchGenerator(model, end_token_ids=NEVER).generate(requests)
     unused = [token for token in range(VOCABULARY) if token not in free[1].token_ids]
     completions = TorchGenerator(model, end_token_ids=unused).generate(requests)

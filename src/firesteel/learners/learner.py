@@ -74,7 +74,9 @@ class Learner:
         if not self.trainable:
             raise ModelError("the model has no trainable parameters; with LoRA, load the adapter with trainable=True")
         if config.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            # renamed within transformers 5, and the old name warns where there is a new one
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
         self.optimizer = torch.optim.AdamW(
             self.trainable, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
         )

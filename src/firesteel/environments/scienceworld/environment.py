@@ -68,8 +68,8 @@ class ScienceWorld(Environment):
         self._task_types = check_task_types(task_types)
         self._simplifications = check_simplifications(simplifications)
         self._admissible = admissible
-        self._java_heap_mb = _positive("java_heap_mb", java_heap_mb)
-        self._step_timeout_s = _positive("step_timeout_s", step_timeout_s)
+        self._java_heap_mb = _positive("java_heap_mb", java_heap_mb, int)
+        self._step_timeout_s = _positive("step_timeout_s", step_timeout_s, (int, float))
         self._world: World | None = None
         self._task: Task | None = None
         self._forget_episode()
@@ -124,7 +124,7 @@ class ScienceWorld(Environment):
         if raw_score < 0 and (crash := world.crash()):
             raise EnvironmentFailed(f"{self._name()}: the simulator failed inside ({crash}); reset the environment")
         score = max(0.0, round(raw_score, 2))
-        reward, self._score = score - self._score, score
+        reward, self._score = round(score - self._score, 2), score
         self._is_over = is_complete or raw_score < 0
         self._actions.append(action)
         return StepResult(
@@ -239,8 +239,10 @@ def _parse(task: Task) -> tuple[str, int]:
     return name, variation
 
 
-def _positive(option: str, value: Any) -> Any:
+def _positive(option: str, value: Any, kinds: type | tuple[type, ...]) -> Any:
     """A number above 0 that an option gives."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise ConfigError(f"scienceworld: {option} must be a number above 0, not {value!r}")
+    is_number = isinstance(value, kinds) and not isinstance(value, bool)
+    if not is_number or not value > 0:
+        whole = "whole " if kinds is int else ""
+        raise ConfigError(f"scienceworld: {option} must be a {whole}number above 0, not {value!r}")
     return value

@@ -24,7 +24,7 @@ def gold_path(task: str, variation: int, simplifications: str, generate: Callabl
 
     parts = ("scienceworld", __version__, simplifications or "none", task, f"{variation}.json")
     path = cache_directory().joinpath(*parts)
-    with contextlib.suppress(OSError, json.JSONDecodeError):
+    with contextlib.suppress(OSError, ValueError):
         return tuple(json.loads(path.read_text(encoding="utf-8")))
     actions = generate()
     # Without a writable cache everything works, only slower.

@@ -93,7 +93,12 @@ class JavaProcess:
             cwd=directory,
             start_new_session=True,
         )
-        self._connect()
+        try:
+            self._connect(*self._read_address())
+        finally:
+            if self._socket is None:
+                self.kill()
+        self._silence()
 
     @property
     def pid(self) -> int:
@@ -103,30 +108,33 @@ class JavaProcess:
     def is_alive(self) -> bool:
         return not self._is_over and self._process.poll() is None
 
-    def _connect(self) -> None:
-        """Reads where the gateway listens, and connects to it."""
+    def _read_address(self) -> tuple[int, str]:
+        """The port that the gateway listens on and the token that it asks for: its first two lines."""
         assert self._process.stdout is not None
         watchdog = threading.Timer(LAUNCH_TIMEOUT_S, self._process.kill)
+        watchdog.daemon = True
         watchdog.start()
-        port, token = (self._process.stdout.readline().decode(errors="replace").strip() for _ in range(2))
-        watchdog.cancel()
-        if not port.isdigit() or not token:
-            self._process.kill()
-            self._process.wait()
-            self._errors.seek(0)
-            complaint = " / ".join(
-                filter(None, [port, token, *self._errors.read(1000).decode(errors="replace").split("\n")])
-            )
-            self.kill()
-            raise EnvironmentFailed(
-                f"Java did not start the ScienceWorld simulator ({complaint or 'it said nothing'}); "
-                f"the command was: {' '.join(self._command)}"
-            )
-        self._socket = socket.create_connection(("127.0.0.1", int(port)), timeout=LAUNCH_TIMEOUT_S)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._stream = self._socket.makefile("rb")
+        try:
+            port, token = (self._process.stdout.readline().decode(errors="replace").strip() for _ in range(2))
+        finally:
+            watchdog.cancel()
+        if port.isdigit() and token:
+            return int(port), token
+        self._process.kill()
+        self._process.wait()
+        self._errors.seek(0)
+        printed = filter(None, [port, token, *self._errors.read(1000).decode(errors="replace").splitlines()])
+        raise EnvironmentFailed(
+            f"Java did not start the ScienceWorld simulator ({' / '.join(printed) or 'it said nothing'}); "
+            f"the command was: {' '.join(self._command)}"
+        )
+
+    def _connect(self, port: int, token: str) -> None:
+        connection = socket.create_connection(("127.0.0.1", port), timeout=LAUNCH_TIMEOUT_S)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._stream = connection.makefile("rb")
+        self._socket = connection
         self._send(f"A\n{token}\n", LAUNCH_TIMEOUT_S, "accept the connection")
-        self._silence()
 
     def _silence(self) -> None:
         """Discards what the simulator prints: nobody reads the pipe, and a full one would block it."""
@@ -185,6 +193,10 @@ class JavaProcess:
             while self._dropped:
                 self._exchange(f"m\nd\n{self._dropped.popleft()}\ne\n")
             return self._exchange(command)
+        except StepTimeout:
+            # An alarm of the caller's.
+            self.kill()
+            raise
         except TimeoutError as error:
             self.kill()
             raise StepTimeout(
