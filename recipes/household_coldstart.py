@@ -22,7 +22,7 @@ def config():
             "save_every": 0,
             "environment": {"name": "household", "options": {"size": "small", "admissible": False}},
             "context": {"mode": "full", "prompts": "compact"},
-            "rollout": {"max_turns": 20, "max_response_tokens": 24},
+            "rollout": {"max_turns": 16, "max_response_tokens": 28},
             "advantage": {"weighting": "node"},
             "learner": {
                 "kind": "sft", "lr": 5e-4, "schedule": "cosine", "warmup_steps": 20,
@@ -51,7 +51,7 @@ def run(config, session):
     first = config.updated(
         {
             "name": f"{config.name}/language",
-            "steps": 2500,
+            "steps": 1800,
             "data": [str(random), str(expert)],
             "model": {"tiny": {"hidden": 128, "layers": 3, "max_context": 1024}},
             "learner": {"lr": 2e-3, "warmup_steps": 50, "train_prompts": True},

@@ -40,8 +40,9 @@ def config():
                 "max_turns": 20, "max_response_tokens": 32,
             },
             "reward": {"name": "score", "success": 1.0, "invalid_penalty": 0.01},
-            "advantage": {"weighting": "path", "baseline": "group_mean", "std": "population"},
-            "learner": {"lr": 3e-4, "minibatches": 2, "micro_batch_tokens": 8192},
+            "advantage": {"weighting": "path", "baseline": "group_mean"},
+            "loss": {"aggregation": "sequence_mean"},
+            "learner": {"lr": 3e-4, "minibatches": 4, "micro_batch_tokens": 8192},
             "evaluation": {
                 "every": 10, "num_tasks": 48, "temperature": 1.0, "test_split": "test", "test_tasks": 150,
             },

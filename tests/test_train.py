@@ -1,4 +1,4 @@
-"""Whole small runs: what they write, that they repeat to the bit, and that every kind of setting goes through the loop."""
+"""Whole small runs: what they write, that they repeat to the bit, and that every kind of setting can be trained."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from small_runs import SURROUNDINGS, small_config
 
 from firesteel.checkpoint import list_checkpoints, load_checkpoint
 from firesteel.config import PRESETS, Config
+from firesteel.environments import Environment
 from firesteel.errors import CannotFork, CheckpointError, ConfigError, StoreError, TaskError
 from firesteel.evaluate import evaluate
 from firesteel.files import read_jsonl
@@ -23,6 +24,7 @@ from firesteel.models import load_model_and_tokenizer, write_random_hub_model
 from firesteel.store import TreeStore
 from firesteel.train import open_session, train
 from firesteel.tree import Episode, Tree
+from firesteel.types import Observation, StepResult, Task
 
 ROOT = Path(__file__).resolve().parent.parent
 DISTINCT_ACTIONS = {"reward": {"name": f"{__name__}:distinct_actions"}}
@@ -31,6 +33,34 @@ DISTINCT_ACTIONS = {"reward": {"name": f"{__name__}:distinct_actions"}}
 def distinct_actions(episode: Episode) -> float:
     """A reward that even a policy that never succeeds earns unevenly."""
     return float(len({step.action for step in episode.steps}))
+
+
+def length(episode: Episode) -> float:
+    """A reward that even random tokens earn unevenly."""
+    return float(sum(len(step.text) for step in episode.steps))
+
+
+class SayCabinet(Environment):
+    """One step, won by any action about a cabinet, which the cold-started model often names."""
+
+    def __init__(self, *, size: None, admissible: None) -> None:
+        self.goal = "put a mug in cabinet."
+
+    @classmethod
+    def tasks(cls, split: str, *, count: int | None = None, seed: int = 0, **options: object) -> list[Task]:
+        return [Task(f"{split}-{number}", split=split) for number in range(count or 10)]
+
+    def reset(self, task: Task, *, seed: int) -> Observation:
+        return Observation(f"You are in room {task.id}. You see a cabinet 1 and a desk 1.")
+
+    def step(self, action: str) -> StepResult:
+        won = "cabinet" in action
+        return StepResult(Observation("You did."), float(won), terminated=True, info={"success": won})
+
+    def fork(self) -> Environment:
+        return SayCabinet(size=None, admissible=None)
+
+    fork_rung = "native"
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +138,7 @@ def test_the_saved_model_is_that_of_the_last_checkpoint_and_loads(reference: Pat
         assert torch.equal(value, saved[name]), name
     start, _ = load_model_and_tokenizer(tiny_model)
     moved = [name for name, value in start.named_parameters() if not torch.equal(value, saved[name])]
-    assert moved == list(saved)
+    assert sorted(moved) == sorted(saved)
     assert tokenizer.chat_template
 
 
@@ -202,11 +232,13 @@ def test_a_finished_run_goes_on_to_more_steps_and_refuses_other_settings(
 # evaluation, budgets, controls
 
 
-def test_the_best_step_on_validation_is_what_the_run_ends_with(
-    configure: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = with_lock(configure({"steps": 4, "keep_checkpoints": 1, "learner": {"lr": 0.01}}), tmp_path, monkeypatch)
-    config = config.updated({"evaluation": {"every": 1, "num_tasks": 12, "test_split": "validation", "test_tasks": 12}})
+def test_the_best_step_on_validation_is_what_the_run_ends_with(configure: Callable[..., Config]) -> None:
+    evaluation = {"every": 1, "num_tasks": 8, "temperature": 1.0, "test_split": "validation", "test_tasks": 8}
+    environment = {"name": f"{__name__}:SayCabinet", "options": {"size": None, "admissible": None}}
+    config = configure(
+        {"steps": 4, "keep_checkpoints": 1, "learner": {"lr": 0.01}, "rollout": {"max_turns": 1}},
+        {"environment": environment, "evaluation": evaluation},
+    )
     heard: list[tuple[str, dict[str, Any]]] = []
     summary = train(config, listen=lambda event, facts: heard.append((event, facts)))
     start = next(facts for event, facts in heard if event == "evaluation")
@@ -230,10 +262,12 @@ def test_a_token_budget_stops_the_run(configure: Callable[..., Config]) -> None:
     assert train(generous, resume=True)["steps"] == 2
 
 
-def test_permuting_hands_the_same_rewards_to_other_leaves(reference: Path, configure: Callable[..., Config]) -> None:
-    config = configure(DISTINCT_ACTIONS, {"steps": 1, "advantage": {"permute": True}})
+def test_permuting_hands_the_same_rewards_to_other_leaves(configure: Callable[..., Config]) -> None:
+    config = configure(DISTINCT_ACTIONS, {"steps": 1, "tasks_per_step": 6})
+    permuting = config.updated({"name": "permuted", "advantage": {"permute": True}})
     train(config)
-    plain, permuted = list(TreeStore(reference / "trees").read_trees([0])), trees(config, 0)
+    train(permuting)
+    plain, permuted = trees(config), trees(permuting)
     assert [tree.nodes for tree in plain] == [tree.nodes for tree in permuted]
     pairs = [([leaf.reward for leaf in one.leaves], [leaf.reward for leaf in two.leaves])
              for one, two in zip(plain, permuted, strict=True)]  # fmt: skip
@@ -287,7 +321,8 @@ def test_a_hub_model_runs_through_the_same_settings(configure: Callable[..., Con
     """Tags of several tokens, a system prompt, tied embeddings with spare rows, an EOS that is not the padding."""
     texts = ["You see a cabinet 1.", "<explore>look</explore><action>go to desk 1</action>"] * 4
     hub = write_random_hub_model(tmp_path / "hub", texts=texts, vocab_size=400, hidden=16, heads=2, kv_heads=1)
-    config = configure({"steps": 1, "model": {"path": str(hub), "lora": {"rank": 2}}})
+    changes = {"steps": 1, "reward": {"name": f"{__name__}:length"}, "model": {"path": str(hub), "lora": {"rank": 2}}}
+    config = configure(changes)
     train(config)
     (row,) = metrics(config)
     assert row["learner/grad_norm"] > 0 and row["learner/skipped_steps"] == 0

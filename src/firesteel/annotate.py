@@ -146,10 +146,9 @@ def collect_random_episodes(
     """Plays random actions, at most `steps` per task: text of the environment for language pre-training.
 
     Steps carry no tags, or with `narrate` the tag and the thought that the environment's expert has in that situation
-    (not its action): text that speaks of the goal, which random play alone never does. An action is drawn from the admissible ones
-    (`draw_by_verb`), or by `random_action(environment, rng)` where that is given
-    (`action_sampler` makes one); an environment that lists no actions needs it. The draws depend on `seed` and the
-    task alone, not on the other tasks.
+    (not its action): text that speaks of the goal, which random play alone never does. An action is drawn from the
+    admissible ones (`draw_by_verb`), or by `random_action(environment, rng)` where that is given (`action_sampler`);
+    an environment that lists none needs it. The draws depend on `seed` and the task alone, not on other tasks.
     """
 
     def play(environment: Environment, task: Task) -> ExpertEpisode | Rejection:

@@ -50,8 +50,11 @@ class Progress:
             self._bar("rollout", "growing trees", done, done + active)
         elif event in ("before", "evaluation"):
             when = "before training" if event == "before" else f"step {facts['step']}"
-            success = f"success {facts['success']:.1%} ({facts['low']:.1%} - {facts['high']:.1%})"
-            self.print(f"{when}, {facts['split']}: {success}, score {facts['score']:.2f}, n = {facts['n']}")
+            result = "every episode failed"
+            if facts["success"] is not None:
+                success = f"success {facts['success']:.1%} ({facts['low']:.1%} - {facts['high']:.1%})"
+                result = f"{success}, score {facts['score']:.2f}, n = {facts['n']}"
+            self.print(f"{when}, {facts['split']}: {result}")
         elif event == "note":
             self.print(facts["text"])
 

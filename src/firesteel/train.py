@@ -206,7 +206,8 @@ def evaluate_if_due(session: Session, updates: int, metrics: dict[str, Any]) -> 
     names = ("success", "low", "high", "score", "steps", "invalid", "repetition", "explore_ratio")
     metrics |= {f"eval/{name}": result[name] for name in names}
     mark = (result["success"], result["score"])
-    if session.best["success"] is None or mark > (session.best["success"], session.best["score"]):
+    best = (session.best["success"], session.best["score"])
+    if mark[0] is not None and (best[0] is None or mark > best):
         session.best = {"step": updates, "success": mark[0], "score": mark[1]}
     session.listen("evaluation", {"step": updates, **result})
     return True

@@ -32,7 +32,7 @@ def test_every_generator_keeps_the_contract(name: str) -> None:
 def test_a_scripted_mock_passes_when_it_is_certain() -> None:
     with pytest.raises(ModelError, match="16 different seeds gave the same tokens"):
         check_generator(MockGenerator([[1, 2]]), PROMPTS)
-    check_generator(MockGenerator([[1, 2]], vocab_size=3) and MockGenerator([[0, 0]], vocab_size=1), PROMPTS)
+    check_generator(MockGenerator([[0, 0]], vocab_size=1), PROMPTS)
 
 
 class Broken(MockGenerator):

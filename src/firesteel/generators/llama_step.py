@@ -24,7 +24,9 @@ NORMS = ("input_layernorm", "post_attention_layernorm")
 
 def is_stock(model: Any) -> bool:
     """Whether every module is what `transformers` builds for one of `MODEL_TYPES`, without hooks or patches."""
-    if getattr(model.config, "model_type", None) not in MODEL_TYPES or model.config.hidden_act != "silu":
+    if not type(model).__module__.startswith("transformers.models."):
+        return False
+    if model.config.model_type not in MODEL_TYPES or model.config.hidden_act != "silu":
         return False
     if any(_is_changed(module) for module in model.modules()):
         return False
