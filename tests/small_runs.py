@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +56,20 @@ def small_config(model: Path, runs_dir: Path, *changes: dict[str, Any]) -> Confi
         },
         *changes,
     )  # fmt: skip
+
+
+def differing_files(one: Path, other: Path) -> list[str]:
+    """The files in which two runs differ; what tells the time or where a run lies does not count."""
+    first, second = _contents(one), _contents(other)
+    return sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
+
+
+def _contents(run: Path) -> dict[str, bytes]:
+    uncompared = {"timings.jsonl", "environment.json", "lock", "config.yaml", "summary.json"}
+    files = (path for path in run.rglob("*") if path.is_file() and path.name not in uncompared)
+    contents = {path.relative_to(run).as_posix(): path.read_bytes() for path in files}
+    summary = json.loads((run / "summary.json").read_text()) | {"seconds": None, "model": None}
+    return contents | {"summary.json": json.dumps(summary).encode()}
 
 
 def load_recipe_module(name: str) -> ModuleType:

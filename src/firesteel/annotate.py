@@ -145,10 +145,10 @@ def collect_random_episodes(
 ) -> EpisodeSet:
     """Plays random actions, at most `steps` per task: text of the environment for language pre-training.
 
-    Steps carry no tags, or with `narrate` the tag and the thought that the environment's expert has in that situation
-    (not its action): text that speaks of the goal, which random play alone never does. An action is drawn from the
-    admissible ones (`draw_by_verb`), or by `random_action(environment, rng)` where that is given (`action_sampler`);
-    an environment that lists none needs it. The draws depend on `seed` and the task alone, not on other tasks.
+    Steps carry no tags, or with `narrate` the environment's remark on what is seen (`Environment.remark`): text that
+    relates the goal to the observation, which random play alone never does. An action is drawn from the admissible ones
+    (`draw_by_verb`), or by `random_action(environment, rng)` where that is given (`action_sampler` makes one); an
+    environment that lists no actions needs it. The draws depend on `seed` and the task alone, not on the other tasks.
     """
 
     def play(environment: Environment, task: Task) -> ExpertEpisode | Rejection:
@@ -164,8 +164,8 @@ def collect_random_episodes(
                     f"{type(environment).__name__} lists no admissible actions for task '{task.id}'; "
                     "pass random_action, for instance action_sampler(expert_episodes)"
                 )
-            thought = environment.expert() if narrate else None
-            tag, reason = (None, "") if thought is None else (thought.explore, thought.reason)
+            reason = environment.remark(observation) if narrate else ""
+            tag = False if reason else None
             return EpisodeStep(observation.text, action, tag, reason, admissible=observation.admissible)
 
         return _play(environment, task, steps, decide)
@@ -174,10 +174,7 @@ def collect_random_episodes(
 
 
 def draw_by_verb(actions: Sequence[str], rng: random.Random) -> str:
-    """Half of the time any action, else first a verb (an action's first word) and then one of its actions.
-
-    Rare kinds of action (take, heat) would hardly be seen otherwise.
-    """
+    """Half of the time any action; else first a verb (the first word), so that rare ones are seen, then its action."""
     if rng.random() < 0.5:
         return rng.choice(actions)
     by_verb: dict[str, list[str]] = {}

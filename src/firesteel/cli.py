@@ -65,7 +65,7 @@ def train(
     if dry_run:
         finish(planned(config), as_json)
         return
-    quiet_transformers()
+    prepare()
     with Progress(console) as progress:
         summary = start(listen=progress)
     finish(summary, as_json)
@@ -89,7 +89,7 @@ def evaluate(
     from firesteel.progress import Progress
     from firesteel.train import set_up_torch
 
-    quiet_transformers()
+    prepare(out)
     config = evaluation_config(model, parse_overrides(settings or []))
     set_up_torch(config)
     policy = load_policy(config)
@@ -102,7 +102,7 @@ def evaluate(
             if len(result.pass_at) > 1:
                 progress.print("  ".join(f"pass@{k} {value:.1%}" for k, value in result.pass_at.items()))
     if out is not None:
-        write_json_atomic(out, results)
+        write_json_atomic(out, finite(results))
         results["written"] = str(out)
     finish(results, as_json)
 
@@ -124,7 +124,7 @@ def rollout(
     from firesteel.rewards import score_trees
     from firesteel.train import set_up_torch
 
-    quiet_transformers()
+    prepare(out)
     config = evaluation_config(model, parse_overrides(settings or []))
     set_up_torch(config)
     trees = grow_trees(load_tasks(config, split, tasks), load_policy(config), config)
@@ -148,15 +148,18 @@ def collect(
     base_url: Annotated[str, typer.Option(help="The teacher's address, such as http://localhost:8000/v1.")] = "",
     teacher: Annotated[str, typer.Option(help="The teacher's model name.")] = "",
     max_steps: Annotated[int, typer.Option(help="Longest episode.")] = 30,
+    actions_from: Annotated[Path | None, typer.Option(help="Random play draws from this file's actions.")] = None,
+    narrate: Annotated[bool, typer.Option(help="Random play remarks on what it sees.")] = False,
     as_json: Json = False,
 ) -> None:
     """Collect episodes for a cold start and tag every step with `<explore>` or `<think>`."""
     from firesteel.coldstart import collect_episodes
 
+    out.parent.mkdir(parents=True, exist_ok=True)
     config = Config().updated(parse_overrides(settings or []))
     result = collect_episodes(
         config, out, count=count, policy=policy, annotator=annotator, base_url=base_url, teacher=teacher,
-        max_steps=max_steps, say=partial(console.print, markup=False, highlight=False),
+        max_steps=max_steps, actions_from=actions_from, narrate=narrate, say=partial(console.print, markup=False, highlight=False),
     )  # fmt: skip
     finish(result, as_json)
 
@@ -211,11 +214,13 @@ def doctor(as_json: Json = False) -> None:
     raise typer.Exit(0 if diagnosis.is_ready(findings) else 1)
 
 
-def quiet_transformers() -> None:
-    """Turns off the progress bars of transformers, which would be drawn into ours."""
+def prepare(out: Path | None = None) -> None:
+    """Before long work: the folder of its output exists, and no progress bar of transformers is drawn into ours."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
 
 
 def resumed_config(run: Path, settings: list[str]) -> Config:

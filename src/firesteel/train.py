@@ -6,6 +6,7 @@ Supervised learning runs through the same loop; it reads stored episodes in plac
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from firesteel.advantages import estimate_advantages, permute_within_groups
@@ -31,7 +33,7 @@ from firesteel.packing import pack
 from firesteel.plugins import load
 from firesteel.policy import Policy, load_policy, load_tasks
 from firesteel.report import rollout_metrics
-from firesteel.rewards import pad_groups, score_trees
+from firesteel.rewards import REWARDS, pad_groups, score_trees
 from firesteel.rollout import Grower, derive_seed
 from firesteel.run import Run
 from firesteel.training_state import capture_rng, join_state, restore_rng, split_state
@@ -105,9 +107,10 @@ def train(config: Config, *, resume: bool = False, listen: Listener = silent) ->
         listen: is told what happens, as (event, facts); the command line draws its progress bars from it.
     """
     set_up_torch(config)
+    # Opened first, so that settings that cannot work leave no directory behind.
+    session = open_session(config, listen)
     with Run.create(Path(config.runs_dir) / config.name, config.model_dump(mode="json"), resume=resume,
                     may_differ=MAY_DIFFER) as run:  # fmt: skip
-        session = open_session(config, listen)
         checkpoint = run.load_checkpoint()
         if checkpoint is None:
             start(session, run)
@@ -166,6 +169,7 @@ def open_session(config: Config, listen: Listener = silent) -> Session:
     supervised = config.learner.kind == "sft"
     if supervised and not config.data:
         raise ConfigError("learner.kind is 'sft', which learns from stored episodes: set data=[FILE]")
+    load(config.reward.name, REWARDS, kind="reward")
     policy = load_policy(config, texts=read_texts(config.data) if config.data and config.model.tiny else ())
     criterion = make_criterion(config.rollout.criterion, config.rollout.width, config.rollout.criterion_options)
     objective = load(config.learner.kind, OBJECTIVES, kind="learner")(config.loss)
@@ -251,12 +255,14 @@ def finish(session: Session, run: Run) -> dict[str, Any]:
 
 
 def set_up_torch(config: Config) -> None:
-    """Threads and determinism."""
+    """Threads, determinism, and the seeds of the global generators, which environments and rewards may draw from."""
     if config.threads:
         torch.set_num_threads(config.threads)
     if config.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
     torch.manual_seed(config.seed)
+    random.seed(config.seed)
+    np.random.seed(config.seed % 2**32)
 
 
 @contextmanager

@@ -14,15 +14,16 @@ from transformers.models.cohere import CohereConfig, CohereForCausalLM
 from transformers.models.gpt_neox import GPTNeoXConfig, GPTNeoXForCausalLM
 from transformers.models.granite import GraniteConfig, GraniteForCausalLM
 from transformers.models.qwen2 import Qwen2Config, Qwen2ForCausalLM
-from updates import branched, chains, gradient, learner, off_policy, relative, rolled_out, tiny
+from updates import branched, chains, gradient, learner, off_policy, relative, rolled_out, sft_row, tiny
 
 from firesteel.advantages import estimate_advantages
 from firesteel.config import AdvantageConfig, LearnerConfig, LossConfig
 from firesteel.errors import ModelError
 from firesteel.learners import OBJECTIVES
 from firesteel.learners import learner as learner_module
-from firesteel.learners.learner import Learner, logits_at, micro_batches
+from firesteel.learners.learner import Learner, TokenBatch, logits_at, micro_batches
 from firesteel.learners.lora import add_lora
+from firesteel.learners.sft import SupervisedObjective
 from firesteel.models import build_tiny_model
 from firesteel.packing import Batch, pack
 from firesteel.plugins import load
@@ -51,14 +52,17 @@ def test_micro_batches_by_hand() -> None:
 
 
 def test_sequence_mean_and_constant_denominators() -> None:
-    model = tiny()
     tree = chains()
     estimate_advantages([tree], AdvantageConfig())
+    plain = learner(tiny()).update(pack([tree]))
     # path weights are 1/4 a leaf, spread over its tokens: the sum over everything is 1
-    report = learner(model, loss={"aggregation": "sequence_mean"}).update(pack([tree], aggregation="sequence_mean"))
+    report = learner(tiny(), loss={"aggregation": "sequence_mean"}).update(pack([tree], aggregation="sequence_mean"))
     assert report["learner/denominator"] == pytest.approx(1.0)
-    report = learner(model, loss={"aggregation": "constant", "constant": 7.0}).update(pack([tree]))
+    report = learner(tiny(), loss={"aggregation": "constant", "constant": 7.0}).update(pack([tree]))
     assert report["learner/denominator"] == 7.0
+    # 32 sampled tokens of weight 1/4
+    assert report["learner/grad_norm"] == pytest.approx(plain["learner/grad_norm"] * 8 / 7, rel=1e-4)
+    assert report["losses/policy"] == pytest.approx(plain["losses/policy"] * 8 / 7, rel=1e-4)
 
 
 @pytest.mark.parametrize(("rows", "steps"), [(1, 4), (3, 2), (4, 1), (100, 1)])
@@ -118,6 +122,33 @@ def test_a_gradient_that_is_not_finite_skips_the_step(broken: float) -> None:
     batch.rows[0].positive = good
     assert training.update(batch)["learner/skipped_steps"] == 0.0
     assert not torch.equal(before["model.norm.weight"], model.model.norm.weight)
+
+
+class Noting(SupervisedObjective):
+    """Notes which tokens each pass of the model was for."""
+
+    def __init__(self) -> None:
+        super().__init__(LossConfig())
+        self.parts: list[list[int]] = []
+
+    def __call__(self, logits_TV: Tensor, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        self.parts.append(sorted(batch.token_ids_T.tolist()))
+        return super().__call__(logits_TV, batch)
+
+
+def test_minibatches_deal_all_rows_anew_in_every_pass() -> None:
+    def parts(seed: int) -> list[list[int]]:
+        objective = Noting()
+        config = LearnerConfig(minibatches=2, epochs_per_rollout=3)
+        training = Learner(tiny(), objective, config, LossConfig(), total_steps=1, seed=seed)
+        training.update(Batch([sft_row([7, 10 + number], [1], [1.0]) for number in range(6)]))
+        return objective.parts
+
+    dealt = parts(0)
+    assert len(dealt) == 6 and all(len(part) == 3 for part in dealt)
+    assert all(sorted(dealt[epoch] + dealt[epoch + 1]) == list(range(10, 16)) for epoch in (0, 2, 4))
+    assert len({tuple(part) for part in dealt[::2]}) > 1
+    assert parts(0) == dealt != parts(1)
 
 
 def test_an_update_without_rows_changes_nothing() -> None:

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 from toys import tokenizer
-from updates import V, chains, gradient, learner, logprobs_of, relative, tiny
+from updates import V, chains, gradient, learner, logprobs_of, relative, sft_row, tiny
 
 from firesteel.models import build_tiny_model
-from firesteel.packing import Batch, Row, pack
-
-
-def sft_row(ids: list[int], trained: list[int], weights: list[float]) -> Row:
-    row = Row(np.array(ids), np.zeros(len(ids), bool), *(np.zeros(len(ids), np.float32) for _ in range(5)))
-    row.loss_mask[trained], row.weight[trained], row.temperature[:] = True, weights, 1.0
-    return row
+from firesteel.packing import Batch, pack
 
 
 def test_the_supervised_loss_of_one_row_by_hand() -> None:

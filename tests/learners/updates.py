@@ -19,6 +19,7 @@ from firesteel.learners.policy_gradient import PolicyGradientObjective
 from firesteel.learners.reference import Reference
 from firesteel.learners.sft import SupervisedObjective
 from firesteel.models import build_tiny_model
+from firesteel.packing import Row
 from firesteel.tree import Node, Tree
 from firesteel.types import Task
 
@@ -127,3 +128,10 @@ def rolled_out(model: Any, mode: str, temperature: float = 1.0) -> list[Tree]:
             leaf.reward, leaf.step_rewards = float(leaf.index % 2), [0.0] * len(tree.responses(leaf))
     estimate_advantages(trees, AdvantageConfig())
     return trees
+
+
+def sft_row(ids: list[int], trained: list[int], weights: list[float]) -> Row:
+    """A row of which some tokens are trained, with weights."""
+    row = Row(np.array(ids), np.zeros(len(ids), bool), *(np.zeros(len(ids), np.float32) for _ in range(5)))
+    row.loss_mask[trained], row.weight[trained], row.temperature[:] = True, weights, 1.0
+    return row
