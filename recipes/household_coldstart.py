@@ -1,9 +1,9 @@
 """The small household model that quickstart starts from: language from random play, then 300 expert episodes.
 
-Stage 1 learns every token of random play (3,000 games of 12 random actions, with a remark before each whether the wanted
-object is in sight) and of the expert's episodes. Stage 2 fine-tunes on the responses of 300 expert episodes tagged by rules, until
-validation stops rising; the best evaluation counts. The result lies in `runs/household_coldstart/expert/model`; the one that
-comes with the recipes is `recipes/models/household`.
+Stage 1 learns every token of random play (3,000 games of 12 random actions, with a remark before each whether the
+wanted object is in sight) and of the expert's episodes. Stage 2 fine-tunes on the responses of 300 expert episodes
+tagged by rules; the best of its evaluations on validation tasks counts. The result lies in
+`runs/household_coldstart/expert/model`; the one that comes with the recipes is `recipes/models/household`.
 """
 
 from pathlib import Path
@@ -59,5 +59,9 @@ def run(config, session):
         }
     )
     language = session.train(first)
-    second = {"name": f"{config.name}/expert", "data": [str(expert)], "model": {"path": language["model"], "tiny": None}}
+    second = {
+        "name": f"{config.name}/expert",
+        "data": [str(expert)],
+        "model": {"path": language["model"], "tiny": None},
+    }
     return session.train(config.updated(second))

@@ -1,7 +1,7 @@
-"""SPARK on the real ScienceWorld simulator: cold start from its gold paths, then RL, then chain N and chain M beside it.
+"""SPARK on the real ScienceWorld simulator: a cold start from its gold paths, RL, and chain N and chain M beside it.
 
-Four stages, none needs attention: episodes of the gold paths of six task types (training variations) and of random play;
-a small model from scratch learns the simulator's language, then the tagged gold paths; RL with branching at
+Four stages, none needs attention: episodes of the gold paths of six task types (training variations) and of random
+play; a small model from scratch learns the simulator's language, then the tagged gold paths; RL with branching at
 `<explore>` by checked replay; the same RL without branching at equal tokens. Test variations decide.
 
 `model.path=DIR` (any Hub-format chat model, with `model.lora.rank=8` if it is large) skips the language stage and the
@@ -33,7 +33,9 @@ def config():
             "steps": 60,
             "token_budget": 150_000,
             "tasks_per_step": 8,
-            "environment": {"name": "scienceworld", "options": {"task_types": list(TASK_TYPES), "simplifications": "easy"}},
+            "environment": {
+                "name": "scienceworld", "options": {"task_types": list(TASK_TYPES), "simplifications": "easy"},
+            },
             "context": {"mode": "full", "prompts": "compact"},
             "rollout": {
                 "criterion": "explore_tag", "num_leaves": 8, "num_roots": 4, "width": 2,
@@ -91,8 +93,11 @@ def expert_stage(config, expert):
     """The responses of the gold paths, up to the best evaluation."""
     small = config.model.path is None
     return {
-        "name": f"{config.name}/expert", "steps": 450, "token_budget": None, "tasks_per_step": 4, "data": [str(expert)],
-        "learner": {"kind": "sft", "lr": 5e-4 if small else config.learner.lr, "schedule": "cosine", "warmup_steps": 10},
+        "name": f"{config.name}/expert", "steps": 450, "token_budget": None, "tasks_per_step": 4,
+        "data": [str(expert)],
+        "learner": {
+            "kind": "sft", "lr": 5e-4 if small else config.learner.lr, "schedule": "cosine", "warmup_steps": 10,
+        },
         "advantage": {"weighting": "node"},
         "evaluation": {"every": 150, "test_split": None},
     }  # fmt: skip

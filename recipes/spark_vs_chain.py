@@ -1,8 +1,8 @@
 """Does branching at `<explore>` pay? Six arms at equal generated tokens, five seeds, a table and a plot.
 
-Arms: chain N (8 roots), chain M (4 roots), a random tag at the policy's own rate, a fixed probability, entropy (ARPO), and
-the explore tag (SPARK); and the control, SPARK with rewards permuted inside each tree. An explore arm beaten by
-chain M has shown nothing. `firesteel train spark_vs_chain seed=0` takes hours on a laptop; `--continue` goes on.
+Arms: chain N (8 roots), chain M (4 roots), a random tag at the policy's own rate, a fixed probability, entropy
+(ARPO), and the explore tag (SPARK); and the control, SPARK with rewards permuted inside each tree. An explore arm
+beaten by chain M has shown nothing. `firesteel train spark_vs_chain` takes hours on a laptop; `--continue` goes on.
 """
 
 from firesteel.compare import compare

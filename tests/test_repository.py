@@ -133,7 +133,9 @@ def test_the_wheel_holds_the_recipes_and_the_type_marker(installed_wheel: Path) 
         for path in (ROOT / "recipes").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    found = {path.relative_to(package / "recipe_files") for path in (package / "recipe_files").rglob("*") if path.is_file()}
+    found = {
+        path.relative_to(package / "recipe_files") for path in (package / "recipe_files").rglob("*") if path.is_file()
+    }
     assert {path for path in found if "__pycache__" not in path.parts} == expected
 
 

@@ -159,7 +159,8 @@ def collect(
     config = Config().updated(parse_overrides(settings or []))
     result = collect_episodes(
         config, out, count=count, policy=policy, annotator=annotator, base_url=base_url, teacher=teacher,
-        max_steps=max_steps, actions_from=actions_from, narrate=narrate, say=partial(console.print, markup=False, highlight=False),
+        max_steps=max_steps, actions_from=actions_from, narrate=narrate,
+        say=partial(console.print, markup=False, highlight=False),
     )  # fmt: skip
     finish(result, as_json)
 

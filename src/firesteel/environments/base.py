@@ -56,11 +56,13 @@ class Environment(ABC):
         del observation
         return ""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (most environments hold nothing)
         """Frees what the environment holds. Calling it twice is fine."""
 
 
 def observation_hash(observation: Observation) -> str:
     """A short stable hash of what was seen; replays compare it step by step."""
-    text = observation.text if observation.admissible is None else "\0".join((observation.text, *observation.admissible))
+    text = (
+        observation.text if observation.admissible is None else "\0".join((observation.text, *observation.admissible))
+    )
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
