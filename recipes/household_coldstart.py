@@ -1,9 +1,9 @@
 """The small household model that quickstart starts from: language from random play, then 300 expert episodes.
 
-Stage 1 learns every token of random play (3,000 games of 12 random actions, with a remark before each whether the
-wanted object is in sight) and of the expert's episodes. Stage 2 fine-tunes on the responses of 300 expert episodes
-tagged by rules; the best of its evaluations on validation tasks counts. The result lies in
-`runs/household_coldstart/expert/model`; the one that comes with the recipes is `recipes/models/household`.
+Stage 1 learns every token of random play (3,000 games of 12 random actions, each with what the expert would think
+there) and of the expert's episodes. Stage 2 fine-tunes on the responses of 300 expert episodes tagged by rules; the
+best of its evaluations on validation tasks counts. The result lies in `runs/household_coldstart/expert/model`; the
+one that comes with the recipes is `recipes/models/household`.
 """
 
 from pathlib import Path
@@ -17,18 +17,18 @@ def config():
     return Config.build(
         {
             "name": "household_coldstart",
-            "steps": 500,
+            "steps": 600,
             "tasks_per_step": 4,
             "save_every": 0,
             "environment": {"name": "household", "options": {"size": "small", "admissible": False}},
             "context": {"mode": "full", "prompts": "compact"},
-            "rollout": {"max_turns": 20, "max_response_tokens": 28},
+            "rollout": {"max_turns": 20, "max_response_tokens": 24},
             "advantage": {"weighting": "node"},
             "learner": {
                 "kind": "sft", "lr": 5e-4, "schedule": "cosine", "warmup_steps": 20,
                 "weight_decay": 0.01, "micro_batch_tokens": 8192,
             },
-            "evaluation": {"every": 100, "num_tasks": 100, "temperature": 1.0},
+            "evaluation": {"every": 100, "num_tasks": 200, "temperature": 1.0},
             "data": ["expert.jsonl"],
         }
     )  # fmt: skip
@@ -51,7 +51,7 @@ def run(config, session):
     first = config.updated(
         {
             "name": f"{config.name}/language",
-            "steps": 2000,
+            "steps": 2500,
             "data": [str(random), str(expert)],
             "model": {"tiny": {"hidden": 128, "layers": 3, "max_context": 1024}},
             "learner": {"lr": 2e-3, "warmup_steps": 50, "train_prompts": True},

@@ -225,6 +225,15 @@ def test_a_vote_plays_the_most_frequent_action_and_forks_nothing() -> None:
     assert growing.stats.outvoted_tokens == sum(map(len, outvoted))
 
 
+def test_a_fork_votes_on_its_first_step_like_its_parent() -> None:
+    ledger = Ledger()
+    generator = script({(0, 0, 0): explore("left")}, [TASK])
+    growing = grower(generator, lambda: Toy(ledger), vote=True, num_leaves=2, num_roots=1, max_turns=2)
+    growing.grow([TASK], seed=0)
+    # one request for the first step, then two draws (B = 2) for each of the two leaves
+    assert (len(generator.requests), growing.stats.voted, growing.stats.forks) == (5, 2, 1)
+
+
 def test_a_tied_vote_plays_the_first_draw() -> None:
     lines = {(0, 0, 0): explore("left"), (0, 0, 1): think("a"), (0, 0, 1, 1): think("b")}
     (tree,), _ = grow(lines, criterion="chain", vote=True, num_leaves=1, num_roots=1, max_turns=2)
@@ -385,6 +394,7 @@ def test_a_tree_is_the_same_whatever_grows_beside_it(tiny: TorchGenerator, mode:
     assert shape(together[1]) == shape(turned[1]) != shape(alone)
     twice = grown([tasks[0], tasks[0]])
     assert shape(twice[0]) == shape(alone) != shape(twice[1])
+    assert twice[0].nodes[1].token_ids != twice[1].nodes[1].token_ids
 
 
 class Recording:

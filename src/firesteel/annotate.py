@@ -145,10 +145,11 @@ def collect_random_episodes(
 ) -> EpisodeSet:
     """Plays random actions, at most `steps` per task: text of the environment for language pre-training.
 
-    Steps carry no tags, or with `narrate` the environment's remark on what is seen (`Environment.remark`): text that
-    relates the goal to the observation, which random play alone never does. An action is drawn from the admissible ones
-    (`draw_by_verb`), or by `random_action(environment, rng)` where that is given (`action_sampler` makes one); an
-    environment that lists no actions needs it. The draws depend on `seed` and the task alone, not on the other tasks.
+    Steps carry no tags, or with `narrate` the tag and the thought that the environment's expert has in that situation
+    (not its action): text that speaks of the goal, which random play alone never does. An action is drawn from the
+    admissible ones (`draw_by_verb`), or by `random_action(environment, rng)` where that is given (`action_sampler`
+    makes one); an environment that lists no actions needs it. The draws depend on `seed` and the task alone, not on the
+    other tasks.
     """
 
     def play(environment: Environment, task: Task) -> ExpertEpisode | Rejection:
@@ -164,8 +165,8 @@ def collect_random_episodes(
                     f"{type(environment).__name__} lists no admissible actions for task '{task.id}'; "
                     "pass random_action, for instance action_sampler(expert_episodes)"
                 )
-            reason = environment.remark(observation) if narrate else ""
-            tag = False if reason else None
+            thought = environment.expert() if narrate else None
+            tag, reason = (None, "") if thought is None else (thought.explore, thought.reason)
             return EpisodeStep(observation.text, action, tag, reason, admissible=observation.admissible)
 
         return _play(environment, task, steps, decide)

@@ -149,7 +149,7 @@ def collect(
     teacher: Annotated[str, typer.Option(help="The teacher's model name.")] = "",
     max_steps: Annotated[int, typer.Option(help="Longest episode.")] = 30,
     actions_from: Annotated[Path | None, typer.Option(help="Random play draws from this file's actions.")] = None,
-    narrate: Annotated[bool, typer.Option(help="Random play remarks on what it sees.")] = False,
+    narrate: Annotated[bool, typer.Option(help="Random play says what the expert would think.")] = False,
     as_json: Json = False,
 ) -> None:
     """Collect episodes for a cold start and tag every step with `<explore>` or `<think>`."""

@@ -44,7 +44,7 @@ def collect_episodes(
     """Plays `count` training tasks and writes the episodes to `out`, one JSON object a line.
 
     Expert episodes are tagged by the annotator and checked: a tag on every step, or one that follows the step's number,
-    is refused. Random play carries no tags, or with `narrate` the environment's remarks on what is seen; it draws from
+    is refused. Random play carries no tags, or with `narrate` the expert's thoughts about random actions; it draws from
     the admissible actions, or where listing those is dear, from the distinct actions of the episodes in `actions_from`.
     """
     if policy not in POLICIES:

@@ -48,14 +48,6 @@ class Environment(ABC):
         """The expert's next step from the current state, or None where there is no expert or nothing left to do."""
         return None
 
-    def remark(self, observation: Observation) -> str:
-        """A few words that relate an observation to the goal ("the mug is here"), or "" where there is nothing to say.
-
-        They say what a reader of the goal and the observation can see, never what to do.
-        """
-        del observation
-        return ""
-
     def close(self) -> None:  # noqa: B027 (most environments hold nothing)
         """Frees what the environment holds. Calling it twice is fine."""
 

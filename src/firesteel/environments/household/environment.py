@@ -105,11 +105,6 @@ class Household(Environment):
         """The expert's next step from what has been shown since `reset`, or None when the goal is reached."""
         return None if self._is_over else next_step(self._running())
 
-    def remark(self, observation: Observation) -> str:
-        """Whether the goal's object is in sight: "the mug is here", or "the mug is not here"."""
-        wanted = self._running().game.goal.object_type
-        return f"the {wanted} is here" if f" {wanted} " in observation.text else f"the {wanted} is not here"
-
     @property
     def game(self) -> Game | None:
         """The game of the current episode, as it was at its start; None before the first `reset`."""

@@ -50,7 +50,7 @@ def _fetch(world: World) -> ExpertStep:
     target = min(known, key=lambda t: (not world.is_treated(t), world.where[t] != world.place, t))
     name = game.names[target]
     take = f"take {name} from {game.layout.names[world.where[target]]}"
-    return _reach(world, world.where[target], take, f"the {game.goal.object_type} is here")
+    return _reach(world, world.where[target], take, f"found {game.goal.object_type}")
 
 
 def _light(world: World) -> ExpertStep:
@@ -139,7 +139,7 @@ def _search(world: World, object_type: str) -> ExpertStep:
     is_open = types[place] != kind_here and (len(rivals) > 1 or tiers[place] > 0)
     has_found_here = any(world.game.object_types[thing] == object_type for thing in world.contents(here))
     is_start = here == MIDDLE or has_found_here
-    reason = f"find {object_type}" if is_start else f"the {object_type} is not here"
+    reason = f"find {object_type}" if is_start else f"no {object_type} here"
     return ExpertStep(f"go to {layout.names[place]}", is_open, reason)
 
 
