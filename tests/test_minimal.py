@@ -185,7 +185,7 @@ def test_loss_and_gradients_equal_those_of_the_library(
     rows = [row for group in groups for row in minimal.make_rows(group, settings)]
     loss = minimal.accumulate(model, rows, settings)
     assert loss == pytest.approx(metrics["losses/policy"], abs=1e-6)
-    assert abs(loss) > 1e-3
+    assert sum(float(gradient.norm()) for gradient in expected.values()) > 1e-2
     for name, gradient in gradients(model).items():
         assert (gradient - expected[name]).norm() <= 1e-5 * expected[name].norm(), name
 

@@ -12,8 +12,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 import firesteel
+from firesteel.config import Config
+from firesteel.recipes import load_recipe, recipe_names, recipe_summaries
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted(path for path in (ROOT / "recipes").glob("*") if path.suffix in {".py", ".yaml", ".yml"})
@@ -106,6 +109,17 @@ def test_functions_stay_functions_when_their_modules_are_imported_first() -> Non
 
 def test_there_are_recipes() -> None:
     assert RECIPES
+    assert [path.stem for path in RECIPES] == recipe_names()
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_loads_says_what_it_does_and_its_settings_survive_a_file(name: str, tmp_path: Path) -> None:
+    config = load_recipe(name).config()
+    assert recipe_summaries()[name].endswith((".", "?", "!"))
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    assert Config.load(path) == config
+    assert Config.load(path).name == name
 
 
 # The wheel

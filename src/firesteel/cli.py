@@ -168,9 +168,9 @@ def collect(
 @app.command()
 def recipes(as_json: Json = False) -> None:
     """List the recipes with one line each."""
-    from firesteel.recipes import load_recipe, recipe_names
+    from firesteel.recipes import recipe_summaries
 
-    lines = {name: load_recipe(name).summary for name in recipe_names()}
+    lines = recipe_summaries()
     if as_json:
         print(json.dumps(lines))
         return

@@ -20,6 +20,8 @@ def draw_tree(tree: Tree) -> Drawing:
     ends: dict[int, list[Leaf]] = {}
     for leaf in tree.leaves:
         ends.setdefault(leaf.node, []).append(leaf)
+    for line in _lines(tree.nodes[0], ends):
+        drawing.add(line)
     _draw(drawing, 0, children, ends)
     return drawing
 

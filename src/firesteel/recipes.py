@@ -7,6 +7,7 @@ defines `run(config, session) -> dict`, which gets the replaced configuration an
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import sys
@@ -28,11 +29,6 @@ class Recipe:
     name: str
     path: Path
     module: ModuleType
-
-    @property
-    def summary(self) -> str:
-        """The first line of its docstring."""
-        return (self.module.__doc__ or "").strip().partition("\n")[0]
 
     def config(self) -> Config:
         """Its settings before any are replaced."""
@@ -84,6 +80,13 @@ def recipes_directory() -> Path:
 def recipe_names() -> list[str]:
     """All recipes, sorted."""
     return sorted(path.stem for path in recipes_directory().glob("*.py") if not path.stem.startswith("_"))
+
+
+def recipe_summaries() -> dict[str, str]:
+    """The first line of the docstring of every recipe, by name; no recipe is executed for it."""
+    files = {name: recipes_directory() / f"{name}.py" for name in recipe_names()}
+    docstrings = {name: ast.get_docstring(ast.parse(path.read_bytes())) or "" for name, path in files.items()}
+    return {name: docstring.partition("\n")[0] for name, docstring in docstrings.items()}
 
 
 def load_recipe(name: str) -> Recipe:
