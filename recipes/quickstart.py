@@ -10,19 +10,21 @@ def config():
     return Config.build(
         {
             "name": "quickstart",
-            "steps": 18,
+            "steps": 20,
             "tasks_per_step": 16,
             "model": {"path": str(Path(__file__).parent / "models" / "household")},
             "environment": {"name": "household", "options": {"size": "small", "admissible": False}},
             "context": {"mode": "full", "prompts": "compact"},
             "rollout": {
                 "criterion": "explore_tag", "num_leaves": 8, "num_roots": 4, "width": 2,
-                "max_turns": 20, "max_response_tokens": 24,
+                "max_turns": 16, "max_response_tokens": 24,
             },
             "reward": {"name": "outcome", "success": 1.0, "invalid_penalty": 0.01},
             "advantage": {"weighting": "path", "baseline": "group_mean"},
             "loss": {"aggregation": "sequence_mean"},
-            "learner": {"lr": 3e-4, "minibatches": 8, "warmup_steps": 1, "micro_batch_tokens": 8192},
+            "learner": {
+                "lr": 3e-4, "schedule": "linear", "warmup_steps": 1, "minibatches": 8, "micro_batch_tokens": 8192,
+            },
             "evaluation": {"temperature": 1.0, "test_split": "l0", "test_tasks": 200},
             "save_every": 5,
         }
