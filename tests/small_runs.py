@@ -27,20 +27,20 @@ SURROUNDINGS: dict[str, Any] = {
 def cold_start(folder: Path) -> Path:
     """Trains tokenizer and model on 20 expert episodes until most responses are well-formed; the model's directory.
 
-    Only the first three steps of an episode are kept: they are short to train on, and a quarter of them explore.
+    Only the first two steps of an episode are kept: they are short to train on, and most first steps explore.
     """
     episodes = folder / "expert.jsonl"
     config = Config.build(
         SURROUNDINGS,
         {
-            "name": "cold", "runs_dir": str(folder), "steps": 120, "tasks_per_step": 4, "save_every": 0,
+            "name": "cold", "runs_dir": str(folder), "steps": 160, "tasks_per_step": 4, "save_every": 0,
             "data": [str(episodes)],
             "model": {"tiny": {"hidden": 48, "layers": 2, "heads": 2, "kv_heads": 1, "vocab_size": 520}},
             "learner": {"kind": "sft", "lr": 1e-2, "schedule": "linear", "warmup_steps": 5},
         },
     )  # fmt: skip
     collect_episodes(config, episodes, count=20, say=lambda text: None)
-    save_episodes(episodes, [replace(episode, steps=episode.steps[:3]) for episode in load_episodes(episodes)])
+    save_episodes(episodes, [replace(episode, steps=episode.steps[:2]) for episode in load_episodes(episodes)])
     return Path(train(config)["model"])
 
 

@@ -280,6 +280,11 @@ def finish(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(finite(result), allow_nan=False))
         return
+    for key in ("before", "after"):
+        if result.get(key):
+            row = result[key]
+            rate = f"{row['success']:.1%} ({row['low']:.1%} to {row['high']:.1%})" if row["n"] else "unknown"
+            typer.echo(f"{key} training: success {rate} on {row['n']} episodes of {row['split']}")
     for key in ("text", "table", "plot", "model", "written", "directory"):
         if result.get(key):
             typer.echo(result[key] if key == "text" else f"{key}: {result[key]}")
