@@ -39,14 +39,14 @@ def config():
             "context": {"mode": "full", "prompts": "compact"},
             "rollout": {
                 "criterion": "explore_tag", "num_leaves": 8, "num_roots": 4, "width": 2,
-                "max_turns": 20, "max_response_tokens": 32,
+                "max_turns": 18, "max_response_tokens": 32,
             },
             "reward": {"name": "score", "success": 1.0, "invalid_penalty": 0.01},
             "advantage": {"weighting": "path", "baseline": "group_mean"},
             "loss": {"aggregation": "sequence_mean"},
-            "learner": {"lr": 3e-4, "minibatches": 4, "micro_batch_tokens": 8192},
+            "learner": {"lr": 1.5e-4, "minibatches": 4, "micro_batch_tokens": 8192},
             "evaluation": {
-                "every": 10, "num_tasks": 48, "temperature": 1.0, "test_split": "test", "test_tasks": 150,
+                "every": 5, "num_tasks": 48, "temperature": 1.0, "test_split": "test", "test_tasks": 150,
             },
             "save_every": 5,
         }
@@ -63,7 +63,7 @@ def run(config, session):
 
     expert, random = folder / "expert.jsonl", folder / "random.jsonl"
     if not expert.exists():
-        collect_episodes(config.updated({"seed": 1}), expert, count=300, max_steps=20, say=say)
+        collect_episodes(config.updated({"seed": 1}), expert, count=800, max_steps=20, say=say)
     model = {"model": config.model.model_dump()}
     if config.model.path is None:
         if not random.exists():
@@ -79,10 +79,10 @@ def language_stage(config, random, expert):
     """Every token of random play and of the gold paths, for a small model from scratch."""
     return config.updated(
         {
-            "name": f"{config.name}/language", "steps": 1200, "token_budget": None, "tasks_per_step": 4,
+            "name": f"{config.name}/language", "steps": 2000, "token_budget": None, "tasks_per_step": 4,
             "data": [str(random), str(expert)],
             "model": {"tiny": {"hidden": 128, "layers": 3, "max_context": 3072, "vocab_size": 2048}},
-            "learner": {"kind": "sft", "lr": 2e-3, "schedule": "cosine", "warmup_steps": 50, "train_prompts": True},
+            "learner": {"kind": "sft", "lr": 2e-3, "schedule": "cosine", "warmup_steps": 50, "prompt_weight": 0.3},
             "advantage": {"weighting": "node"},
             "evaluation": {"every": 0, "test_split": None},
         }
@@ -93,13 +93,13 @@ def expert_stage(config, expert):
     """The responses of the gold paths, up to the best evaluation."""
     small = config.model.path is None
     return {
-        "name": f"{config.name}/expert", "steps": 450, "token_budget": None, "tasks_per_step": 4,
+        "name": f"{config.name}/expert", "steps": 300, "token_budget": None, "tasks_per_step": 4,
         "data": [str(expert)],
         "learner": {
-            "kind": "sft", "lr": 5e-4 if small else config.learner.lr, "schedule": "cosine", "warmup_steps": 10,
+            "kind": "sft", "lr": 1e-3 if small else config.learner.lr, "schedule": "cosine", "warmup_steps": 10,
         },
         "advantage": {"weighting": "node"},
-        "evaluation": {"every": 150, "test_split": None},
+        "evaluation": {"every": 100, "test_split": None},
     }  # fmt: skip
 
 

@@ -22,18 +22,20 @@ from small_runs import differing_files, small_config
 
 from firesteel.cli import main as command_line
 
-Start = Callable[[list[str], float | None], bool]
-"""Runs the command line with arguments, kills it after so many seconds, and returns whether it came to its end."""
+Start = Callable[[list[str], Path, float | None], bool]
+"""Runs the command line with arguments, kills it after so many seconds of work in a run's directory, and returns
+whether it came to its end."""
 
 SETTINGS = {
-    "steps": 6,
+    "steps": 10,
     "save_every": 2,
-    "evaluation": {"every": 3, "num_tasks": 2, "test_split": "l0", "test_tasks": 2},
+    "evaluation": {"every": 5, "num_tasks": 2, "test_split": "l0", "test_tasks": 2},
 }
 
 
-def in_fork(arguments: list[str], kill_after_s: float | None) -> bool:
-    """Starts in a fork of this process."""
+def in_fork(arguments: list[str], run: Path, kill_after_s: float | None) -> bool:
+    """Starts in a fork of this process, which is at work at once."""
+    del run
 
     def work() -> None:
         sys.argv = ["firesteel", *arguments]
@@ -46,9 +48,12 @@ def in_fork(arguments: list[str], kill_after_s: float | None) -> bool:
     return in_child(work, kill_after_s=kill_after_s)
 
 
-def in_interpreter(arguments: list[str], kill_after_s: float | None) -> bool:
-    """Starts in an interpreter of its own."""
+def in_interpreter(arguments: list[str], run: Path, kill_after_s: float | None) -> bool:
+    """Starts in an interpreter of its own, which is at work once it holds the run's lock."""
     process = subprocess.Popen([sys.executable, "-m", "firesteel", *arguments])
+    lock = run / "lock"
+    while process.poll() is None and not (lock.exists() and f"process {process.pid} " in lock.read_text()):
+        time.sleep(0.005)
     try:
         status = process.wait(kill_after_s)
     except subprocess.TimeoutExpired:
@@ -77,10 +82,10 @@ def kill_and_resume(
         run = folder / str(len(runs)) / "small"
         is_done = False
         while not is_done and kills < num_kills:
-            is_done = start(arguments_for(settings, run), delay())
+            is_done = start(arguments_for(settings, run), run, delay())
             kills += not is_done
         if not is_done:
-            start(arguments_for(settings, run), None)
+            start(arguments_for(settings, run), run, None)
         runs.append(run)
     return runs
 
@@ -97,12 +102,10 @@ def main() -> None:
     config = small_config(model, folder / "reference", SETTINGS)
     settings.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     reference = folder / "reference" / "small"
-    started = time.perf_counter()
-    start(arguments_for(settings, reference), None)
-    duration_s = time.perf_counter() - started
-    # An interpreter of its own spends its first part on imports, where a kill proves little.
-    delay = partial(draws.uniform, (0.4 if sys.argv[4:] else 0.1) * duration_s, 0.9 * duration_s)
-    runs = kill_and_resume(start, settings, folder / "killed", num_kills, delay)
+    start(arguments_for(settings, reference), reference, None)
+    # The configuration is the first file of a run.
+    duration_s = time.time() - (reference / "config.yaml").stat().st_mtime
+    runs = kill_and_resume(start, settings, folder / "killed", num_kills, partial(draws.uniform, 0.0, duration_s))
     differing = [f"{run.parent.name}: {name}" for run in runs for name in differing_files(reference, run)]
     print(json.dumps({"runs": len(runs), "differing": differing, "duration_s": duration_s}))
 

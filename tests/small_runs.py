@@ -35,7 +35,11 @@ def cold_start(folder: Path) -> Path:
         {
             "name": "cold", "runs_dir": str(folder), "steps": 160, "tasks_per_step": 4, "save_every": 0,
             "data": [str(episodes)],
-            "model": {"tiny": {"hidden": 48, "layers": 2, "heads": 2, "kv_heads": 1, "vocab_size": 520}},
+            "model": {
+                "tiny": {
+                    "hidden": 48, "layers": 2, "heads": 2, "kv_heads": 1, "vocab_size": 520, "initializer_range": 0.1,
+                }
+            },
             "learner": {"kind": "sft", "lr": 1e-2, "schedule": "linear", "warmup_steps": 5},
         },
     )  # fmt: skip

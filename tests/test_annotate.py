@@ -18,12 +18,10 @@ from firesteel.annotate import (
     EpisodeStep,
     ExpertEpisode,
     Rejection,
-    action_sampler,
     annotate_by_rules,
     annotate_by_teacher,
     check_tags,
     collect_expert_episodes,
-    collect_random_episodes,
     load_episodes,
     read_tagged_reason,
     save_episodes,
@@ -31,9 +29,11 @@ from firesteel.annotate import (
 )
 from firesteel.environments import environment_class
 from firesteel.environments.base import Environment
+from firesteel.environments.household import Household
 from firesteel.errors import ConfigError, EnvironmentFailed, ServerFailed, StoreError
 from firesteel.openai_client import ChatClient
 from firesteel.prompts import format_response
+from firesteel.random_play import action_sampler, collect_random_episodes
 from firesteel.types import ExpertStep, Observation, StepResult, Task
 
 
@@ -146,6 +146,18 @@ def test_action_sampler_share_and_refusals() -> None:
         action_sampler(episodes, ["open {door}"])
     with pytest.raises(ConfigError, match="give at least one"):
         action_sampler([])
+
+
+def test_random_play_shows_failing_actions_on_request() -> None:
+    def failures(stale_share: float) -> int:
+        tasks = Household.tasks("train", count=20, seed=3, size="small")
+        played = collect_random_episodes(
+            Household, tasks, {"size": "small"}, steps=12, seed=0, stale_share=stale_share
+        )  # fmt: skip
+        return sum(step.observation == "Nothing happens." for episode in played for step in episode.steps)
+
+    assert failures(0.0) == 0
+    assert failures(0.5) > 5
 
 
 def tagged(flags: Sequence[bool | None], name: str = "t") -> ExpertEpisode:

@@ -294,7 +294,7 @@ def assert_fails(result: Result, *parts: str) -> None:
         ("reward.name=math:nothing", ["module 'math' has no 'nothing'"]),
         ("context.prompts=compct", ["unknown prompts 'compct' (did you mean 'compact'?)"]),
         ("curriculum.name=unform", ["unknown curriculum 'unform' (did you mean 'uniform'?)"]),
-        ("learner.kind=ppo", ["learner.kind", "'policy_gradient' or 'sft'"]),
+        ("learner.kind=dpo", ["learner.kind", "'policy_gradient', 'sft' or 'ppo'"]),
         ("learner.kind=sft", ["set data=[FILE]"]),
     ],
 )

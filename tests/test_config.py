@@ -41,11 +41,23 @@ def sections(cls: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[
 SECTIONS = dict(sections())
 
 
+# layers
+
+
+def test_another_environment_starts_without_the_options_of_the_one_before() -> None:
+    first = {"environment": {"name": "household", "options": {"size": "small"}, "split": "l0"}}
+    same = Config.build(first, {"environment": {"name": "household", "options": {"admissible": False}}})
+    assert same.environment.options == {"size": "small", "admissible": False}
+    other = Config.build(first, {"environment": {"name": "mine:Env", "options": {"level": 2}}}).environment
+    assert (other.options, other.split) == ({"level": 2}, "l0")
+    assert same.updated({"environment": {"name": "mine:Env"}}).environment.options == {}
+
+
 # refusals
 
 
-def test_there_are_thirteen_sections() -> None:
-    assert len(SECTIONS) == 13 and {"model.tiny.", "model.lora.", "rollout."} < set(SECTIONS)
+def test_there_are_eighteen_sections() -> None:
+    assert len(SECTIONS) == 18 and {"model.tiny.", "model.lora.", "rollout."} < set(SECTIONS)
     assert all(issubclass(cls, Section) for cls in SECTIONS.values())
 
 
@@ -107,7 +119,7 @@ def test_more_roots_than_leaves_are_refused() -> None:
         ({"rollout": {"top_p": 0.9}}, "rollout.top_k/top_p cut the distribution"),
         ({"rollout": {"temperature": 0}}, "rollout.temperature must be above 0 for training"),
         ({"rollout": {"vote": True}}, "set evaluation.vote instead"),
-        ({"learner": {"train_prompts": True}}, "learner.train_prompts is for learner.kind 'sft'"),
+        ({"learner": {"prompt_weight": 0.2}}, "learner.prompt_weight is for learner.kind 'sft'"),
     ],
 )
 def test_contradictions_are_refused_where_they_would_train(settings: dict[str, Any], message: str) -> None:

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from firesteel.context import ContextBuilder, HistoryStep, parse_response
 from firesteel.errors import ConfigError, ContextOverflow, ModelError
 from firesteel.models import COMPACT_CHAT_TEMPLATE, load_tokenizer, train_tokenizer, write_random_hub_model
+from firesteel.plugins import load
 from firesteel.prompts import PROMPTS, format_response, format_step
 from firesteel.types import ExpertStep, Observation
 
@@ -85,9 +86,9 @@ def test_spark_wording_has_the_listed_contents_in_order() -> None:
     assert all(text.count(content) == 1 for content in contents)
 
 
-@pytest.mark.parametrize("name", PROMPTS)
+@pytest.mark.parametrize("name", ["compact", "spark", "tool_calls"])
 def test_a_window_before_the_first_step_is_the_opening(name: str) -> None:
-    prompts = PROMPTS[name]
+    prompts = load(name, PROMPTS, kind="prompts")
     window = prompts.window(goal="G", num_steps=0, history=[], observation="O", admissible=("a",))
     assert window == prompts.opening(goal="G", observation="O", admissible=("a",))
 

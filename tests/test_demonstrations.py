@@ -16,6 +16,7 @@ from firesteel.demonstrations import StoredTrees, episode_texts, episode_tree, r
 from firesteel.environments.household import Household
 from firesteel.errors import StoreError
 from firesteel.packing import pack
+from firesteel.random_play import collect_random_episodes
 
 OPTIONS = {"size": "small", "admissible": False}
 TASKS = tuple(Household.tasks("train", count=6, size="small"))
@@ -87,7 +88,7 @@ def test_full_is_one_row_and_window_one_row_a_step() -> None:
 
 def test_prompts_can_be_learned_too() -> None:
     tree = episode_tree(episodes()[0], builder("full"))
-    (row,) = pack([tree], weighting="node", train_prompts=True).rows
+    (row,) = pack([tree], weighting="node", prompt_weight=1.0).rows
     assert row.loss_mask.tolist() == [False] + [True] * (len(row) - 1)  # nothing predicts the first token
 
 
@@ -156,3 +157,16 @@ def test_observations_survive_the_tokenizer() -> None:
     parts = [episode.goal, *(part for step in episode.steps for part in (step.observation, response_text(step)))]
     positions = [text.find(part) for part in parts]
     assert -1 not in positions and positions[0] < positions[1] < positions[2]
+
+
+@pytest.mark.parametrize("mode", ["full", "window"])
+def test_drawn_actions_are_fed_and_thoughts_about_them_are_said(mode: str) -> None:
+    played = collect_random_episodes(Household, TASKS, {"size": "small"}, steps=4, seed=0, narrate=True)
+    tree = episode_tree(played[0], builder(mode))
+    decode = tokenizer().decode
+    said = [decode(node.token_ids) for node in tree.nodes if node.role == "response"]
+    assert [text.partition(">")[2].partition("<")[0] for text in said] == [step.reason for step in played[0].steps]
+    fed = [decode(tree.nodes[node.index + 1].token_ids) for node in tree.nodes if node.role == "response"]
+    assert [text.partition(">")[2].partition("<")[0] for text in fed] == [step.action for step in played[0].steps]
+    trained = sum(int(row.loss_mask.sum()) for row in pack([tree], weighting="node").rows)
+    assert trained == sum(len(node.token_ids) for node in tree.nodes if node.role == "response")

@@ -92,6 +92,6 @@ def test_restarted_contexts_become_rows_of_their_own():
 
 
 def test_training_prompts_puts_weight_on_fed_tokens_once():
-    batch = pack([uneven_tree()], weighting="node", train_prompts=True)
+    batch = pack([uneven_tree()], weighting="node", prompt_weight=1.0)
     # 14 distinct tokens, minus the very first, which nothing predicts
     assert denominator(batch.rows, "token_mean") == 13.0

@@ -40,6 +40,7 @@ def test_every_metric_by_hand() -> None:
         "rollout/generated_tokens": 9.0,
         "rollout/total_generated_tokens": 100.0,
         "rollout/tokens_per_leaf": 3.0,
+        "rollout/response_tokens": 1.8,
         # shares of the five distinct steps: the shared first step counts once
         "rollout/invalid_format": 0.2,
         "rollout/not_understood": 0.2,

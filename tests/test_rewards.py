@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tool_trees import sample, tool_tree
 from trees import uneven_tree
 
 from firesteel.advantages import leaf_weights
@@ -169,3 +170,30 @@ def test_padding_copies_no_leaf_that_does_not_count() -> None:
     pad_groups([tree, dead], 5, seed=0)
     assert [leaf.multiplicity for leaf in tree.leaves] == [1, 1, 5]
     assert [leaf.multiplicity for leaf in dead.leaves] == [1, 1, 1]
+
+
+class StepCounting:
+    """A reward that changes with training: worth the number of the step."""
+
+    def __init__(self, *, step: int) -> None:
+        self.step = step
+
+    def __call__(self, episode: Episode) -> float:
+        return float(self.step)
+
+
+def test_a_reward_that_is_a_class_is_told_the_step() -> None:
+    tree = tool_tree(sample("a", "f", value=1), True, False)
+    for step in (0, 7):
+        score_trees([tree], RewardConfig(name=f"{__name__}:StepCounting"), step=step)
+        assert [leaf.reward for leaf in tree.leaves] == [step, step]
+
+
+def test_the_tool_rewards_have_names() -> None:
+    text = '<tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>'
+    tree = tool_tree(sample("a", "f", value=1), True, text=text)
+    score_trees([tree], RewardConfig(name="self_exemplifying"))
+    assert tree.leaves[0].reward == 1.0
+    # at its middle, step 25: format 1, half of strict 1, half of general 0.5
+    score_trees([tree], RewardConfig(name="tool_zero"), step=25)
+    assert tree.leaves[0].reward == pytest.approx(1 + 0.5 * 1 + 0.5 * 0.5)

@@ -6,6 +6,9 @@ missing=()
 command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
   || missing+=(chromium)
 
+command -v bwrap >/dev/null || missing+=(bubblewrap)
+[ -d /usr/share/wordnet ] || missing+=(wordnet-base)
+
 [ "${#missing[@]}" -gt 0 ] || exit 0
 
 as_root=()

@@ -7,7 +7,6 @@ episode by a teacher model ("teacher", as in SPARK).
 from __future__ import annotations
 
 import json
-import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,18 +27,20 @@ if TYPE_CHECKING:
 EPISODE_VERSION = 1
 EXPLORE_TAG = REASONING_TAGS[0]
 
-RandomAction = Callable[[Environment, random.Random], str]
-
 
 @dataclass(frozen=True, slots=True)
 class EpisodeStep:
-    """What was seen, and what was then done and thought. `explore` is None as long as the step has no tag."""
+    """What was seen, and what was then done and thought. `explore` is None as long as the step has no tag.
+
+    A `drawn` action was played at random: learning from the step keeps its thought and does not imitate the action.
+    """
 
     observation: str
     action: str
     explore: bool | None = None
     reason: str = ""
     admissible: tuple[str, ...] | None = None
+    drawn: bool = False
 
     @property
     def expert_step(self) -> ExpertStep:
@@ -125,92 +126,12 @@ def collect_expert_episodes(
     """
 
     def play(environment: Environment, task: Task) -> ExpertEpisode | Rejection:
-        episode = _play(environment, task, max_steps, _expert_decision)
+        episode = play_episode(environment, task, max_steps, _expert_decision)
         if episode.success:
             return replace(episode, annotator="rules")
         return Rejection(task.id, f"not solved by the expert in {len(episode.steps)} steps (max_steps is {max_steps})")
 
-    return _play_all(environment_class, tasks, options, play)
-
-
-def collect_random_episodes(
-    environment_class: Callable[..., Environment],
-    tasks: Iterable[Task],
-    options: Mapping[str, Any] | None = None,
-    *,
-    steps: int,
-    seed: int,
-    random_action: RandomAction | None = None,
-    narrate: bool = False,
-) -> EpisodeSet:
-    """Plays random actions, at most `steps` per task: text of the environment for language pre-training.
-
-    Steps carry no tags, or with `narrate` the tag and the thought that the environment's expert has in that situation
-    (not its action): text that speaks of the goal, which random play alone never does. An action is drawn from the
-    admissible ones (`draw_by_verb`), or by `random_action(environment, rng)` where that is given (`action_sampler`
-    makes one); an environment that lists no actions needs it. The draws depend on `seed` and the task alone, not on the
-    other tasks.
-    """
-
-    def play(environment: Environment, task: Task) -> ExpertEpisode | Rejection:
-        rng = random.Random(f"{seed}/{task.id}")
-
-        def decide(environment: Environment, observation: Observation) -> EpisodeStep:
-            if random_action is not None:
-                action = random_action(environment, rng)
-            elif observation.admissible:
-                action = draw_by_verb(observation.admissible, rng)
-            else:
-                raise ConfigError(
-                    f"{type(environment).__name__} lists no admissible actions for task '{task.id}'; "
-                    "pass random_action, for instance action_sampler(expert_episodes)"
-                )
-            thought = environment.expert() if narrate else None
-            tag, reason = (None, "") if thought is None else (thought.explore, thought.reason)
-            return EpisodeStep(observation.text, action, tag, reason, admissible=observation.admissible)
-
-        return _play(environment, task, steps, decide)
-
-    return _play_all(environment_class, tasks, options, play)
-
-
-def draw_by_verb(actions: Sequence[str], rng: random.Random) -> str:
-    """Half of the time any action; else first a verb (the first word), so that rare ones are seen, then its action."""
-    if rng.random() < 0.5:
-        return rng.choice(actions)
-    by_verb: dict[str, list[str]] = {}
-    for action in actions:
-        by_verb.setdefault(action.partition(" ")[0], []).append(action)
-    return rng.choice(by_verb[rng.choice(sorted(by_verb))])
-
-
-def action_sampler(
-    episodes: Iterable[ExpertEpisode],
-    templates: Sequence[str] = (),
-    fillers: Mapping[str, Sequence[str]] | None = None,
-    template_share: float = 0.5,
-) -> RandomAction:
-    """A `random_action` that mixes actions seen in episodes with filled templates.
-
-    With probability `template_share` a template such as "take {thing} from {place}" is drawn, and each of its slots is
-    filled from `fillers["thing"]`, `fillers["place"]`; otherwise one of the episodes' distinct actions.
-    """
-    seen = sorted({step.action for episode in episodes for step in episode.steps})
-    choices = {name: tuple(words) for name, words in (fillers or {}).items()}
-    for template in templates:
-        for slot in re.findall(r"\{(.*?)\}", template):
-            if not choices.get(slot):
-                raise ConfigError(f"template '{template}': no filler for the slot '{slot}'; add it to fillers")
-    if not seen and not templates:
-        raise ConfigError("action_sampler: no episode has an action and there is no template; give at least one")
-
-    def draw(environment: Environment, rng: random.Random) -> str:
-        del environment
-        if templates and (not seen or rng.random() < template_share):
-            return rng.choice(templates).format_map({name: rng.choice(words) for name, words in choices.items()})
-        return rng.choice(seen)
-
-    return draw
+    return play_all(environment_class, tasks, options, play)
 
 
 def _expert_decision(environment: Environment, observation: Observation) -> EpisodeStep | None:
@@ -222,7 +143,7 @@ def _expert_decision(environment: Environment, observation: Observation) -> Epis
     )
 
 
-def _play(
+def play_episode(
     environment: Environment,
     task: Task,
     max_steps: int,
@@ -246,7 +167,7 @@ def _play(
     )
 
 
-def _play_all(
+def play_all(
     environment_class: Callable[..., Environment],
     tasks: Iterable[Task],
     options: Mapping[str, Any] | None,

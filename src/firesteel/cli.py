@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from firesteel.cli_trajectories import judge_app, trajectories
 from firesteel.config import Config, parse_overrides
 from firesteel.errors import ConfigError, FiresteelError, StoreError
 
@@ -24,6 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+app.command()(trajectories)
+app.add_typer(judge_app, name="judge")
 console = Console(stderr=True)
 
 SETTINGS = "Settings to replace, as key=value: `learner.lr=1e-4 seed=1`."
@@ -94,13 +97,17 @@ def evaluate(
     set_up_torch(config)
     policy = load_policy(config)
     results: dict[str, Any] = {}
+    records: list[Any] = []
     with Progress(console) as progress:
         for name in split.split(","):
             result = evaluate_split(config, split=name, policy=policy, on_progress=partial(progress.playing, name))
             results[name] = result.summary()
+            records += result.records
             progress.print(success_rows(result.rows))
             if len(result.pass_at) > 1:
                 progress.print("  ".join(f"pass@{k} {value:.1%}" for k, value in result.pass_at.items()))
+    if config.environment.name == "bfcl":
+        results |= bfcl_figures(records)
     if out is not None:
         write_json_atomic(out, finite(results))
         results["written"] = str(out)
@@ -150,6 +157,7 @@ def collect(
     max_steps: Annotated[int, typer.Option(help="Longest episode.")] = 30,
     actions_from: Annotated[Path | None, typer.Option(help="Random play draws from this file's actions.")] = None,
     narrate: Annotated[bool, typer.Option(help="Random play says what the expert would think.")] = False,
+    stale_share: Annotated[float, typer.Option(help="Share of random play's actions that may be impossible.")] = 0.0,
     as_json: Json = False,
 ) -> None:
     """Collect episodes for a cold start and tag every step with `<explore>` or `<think>`."""
@@ -159,7 +167,7 @@ def collect(
     config = Config().updated(parse_overrides(settings or []))
     result = collect_episodes(
         config, out, count=count, policy=policy, annotator=annotator, base_url=base_url, teacher=teacher,
-        max_steps=max_steps, actions_from=actions_from, narrate=narrate,
+        max_steps=max_steps, actions_from=actions_from, narrate=narrate, stale_share=stale_share,
         say=partial(console.print, markup=False, highlight=False),
     )  # fmt: skip
     finish(result, as_json)
@@ -263,10 +271,20 @@ def evaluation_config(model: str, overrides: dict[str, Any]) -> Config:
     return Config().updated({"model": {"path": model}}, overrides)
 
 
+def bfcl_figures(records: list[Any]) -> dict[str, Any]:
+    """BFCL's figures over all that was played, and their table as text."""
+    from firesteel.environments.bfcl.report import bfcl_counts, bfcl_summary
+
+    figures = bfcl_summary(bfcl_counts(records))
+    lines = [f"{name}: {'not all played' if value is None else f'{value:.2%}'}" for name, value in figures.items()]
+    return {"bfcl": figures, "text": "\n".join(lines)}
+
+
 def success_rows(rows: Any) -> Table:
     """A success table for people."""
     shares = ("invalid", "repeated", "explore")
     table = Table("split", "kind", "n", "success", "95% interval", "score", "steps", *shares, box=None)
+    table.columns[4].no_wrap, table.columns[4].min_width = True, len("95% interval")
     for row in rows:
         interval = f"{row.low:.1%} - {row.high:.1%}"
         counts = (f"{row.score:.2f}", f"{row.steps:.1f}")

@@ -9,10 +9,8 @@ from typing import Any
 from firesteel.annotate import (
     ANNOTATORS,
     EpisodeSet,
-    action_sampler,
     check_tags,
     collect_expert_episodes,
-    collect_random_episodes,
     load_episodes,
     save_episodes,
     tag_report,
@@ -23,6 +21,7 @@ from firesteel.errors import ConfigError
 from firesteel.openai_client import ChatClient
 from firesteel.plugins import load
 from firesteel.policy import load_tasks
+from firesteel.random_play import action_sampler, collect_random_episodes
 
 POLICIES = ("expert", "random")
 
@@ -39,6 +38,7 @@ def collect_episodes(
     max_steps: int = 30,
     actions_from: Path | None = None,
     narrate: bool = False,
+    stale_share: float = 0.0,
     say: Callable[[str], Any] = print,
 ) -> dict[str, Any]:
     """Plays `count` training tasks and writes the episodes to `out`, one JSON object a line.
@@ -55,8 +55,9 @@ def collect_episodes(
         known = None if actions_from is None else action_sampler(load_episodes(actions_from))
         options = config.environment.options | ({"admissible": True} if known is None else {})
         episodes = collect_random_episodes(
-            cls, tasks, options, steps=max_steps, seed=config.seed, random_action=known, narrate=narrate
-        )
+            cls, tasks, options, steps=max_steps, seed=config.seed, random_action=known, narrate=narrate,
+            stale_share=stale_share,
+        )  # fmt: skip
     else:
         played = collect_expert_episodes(cls, tasks, config.environment.options, max_steps=max_steps)
         episodes = annotated(played, annotator, base_url, teacher)

@@ -47,9 +47,9 @@ def compare(
 
 
 def curve(path: Path) -> list[list[float]]:
-    """(generated tokens, validation success) of every evaluation of a run."""
+    """(generated tokens, validation success) of every evaluation of a run; none for a run without a step."""
     points = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text().splitlines() if path.exists() else ():
         record = json.loads(line)
         if "eval/success" in record:
             points.append([record["rollout/total_generated_tokens"], record["eval/success"]])
@@ -65,7 +65,7 @@ def markdown_table(results: Mapping[str, Sequence[Mapping[str, Any]]], reference
         before, after = _values(runs, "before"), _values(runs, "after")
         cells = [arm, str(len(runs)), f"{before.mean():.1%}", f"{after.mean():.1%}", _interval(after - before)]
         for key, form in (("generated_tokens", ",.0f"), ("leaves", ",.0f"), ("tokens_per_leaf", ".1f")):
-            cells.append(format(np.mean([run[key] for run in runs]), form))
+            cells.append(format(np.mean([run[key] or 0.0 for run in runs]), form))
         if reference:
             cells.append("" if arm == reference else _interval(after - _values(results[reference], "after")))
         rows.append(f"| {' | '.join(cells)} |")

@@ -5,23 +5,23 @@ Defaults are ours, with the reason beside them; a paper's values are a preset of
 
 from __future__ import annotations
 
-import copy
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from firesteel.config_base import Section as Section
+from firesteel.config_ppo import CriticConfig as CriticConfig
+from firesteel.config_ppo import PpoConfig as PpoConfig
+from firesteel.config_stability import RescueConfig as RescueConfig
+from firesteel.config_stability import StabilityConfig as StabilityConfig
 from firesteel.errors import ConfigError
+from firesteel.overrides import merge, read_yaml
+from firesteel.overrides import parse_overrides as parse_overrides
 from firesteel.plugins import nearest
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys are refused, field docstrings become descriptions."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_assignment=True)
+from firesteel.presets import PRESETS as PRESETS
 
 
 class TinyConfig(Section):
@@ -41,6 +41,8 @@ class TinyConfig(Section):
     """Width of the MLP; None leaves it to the model builder."""
     max_context: int = 2048
     """Longest context in tokens."""
+    initializer_range: float = Field(default=0.02, gt=0)
+    """Standard deviation of the random weights."""
     vocab_size: int = 1024
     """Size of the tokenizer that is trained on the data's text."""
 
@@ -73,8 +75,23 @@ class ModelConfig(Section):
     """Type of weights and activations."""
     device: str = "auto"
     """"cpu", "cuda", or "auto": cuda where there is one."""
+    quantization: Literal["none", "nf4"] = "none"
+    """"nf4": frozen weights in four bits under `lora` (QLoRA); needs bitsandbytes and a GPU."""
     trust_remote_code: bool = False
     """Let the Hub model run its own Python code."""
+
+
+class PoolConfig(Section):
+    """Worker processes for environments."""
+
+    workers: int = Field(default=0, ge=0)
+    """How many processes; 0: none, environments run in the training process. Results do not depend on it."""
+    start_timeout_s: float = Field(default=120.0, gt=0)
+    """Longest time until a new worker has made its first environment."""
+    queue_limit: int = Field(default=1024, ge=1)
+    """Calls that may wait for a worker at once; a rollout that has more waits for room."""
+    retries: int = Field(default=1, ge=0)
+    """How often a call is tried again after a worker died under it. One that ran out of time is never tried again."""
 
 
 class EnvironmentConfig(Section):
@@ -90,6 +107,8 @@ class EnvironmentConfig(Section):
     """Use only the first so many training tasks; None: all."""
     step_timeout_s: float = Field(default=60.0, gt=0)
     """Longest time for one reset, step or fork; then the episode is recorded as failed."""
+    pool: PoolConfig = Field(default_factory=PoolConfig)
+    """Worker processes, which can be killed: they hold the time limit also against native code."""
 
 
 class ContextConfig(Section):
@@ -140,6 +159,12 @@ class RolloutConfig(Section):
     """Copy random leaves until a task has N (SPARK's code does)."""
     vote: bool = False
     """Evaluation only: after an explore step sample B next steps and execute the most frequent action."""
+    candidates: int = Field(default=1, ge=1)
+    """Responses sampled for every step, of which `selector` executes one. Above 1 the environment must rate actions."""
+    selector: str = "rarity_first"
+    """Which rated candidate is executed: a name from `SELECTORS` or "package.module:Class". SPaRK: `rarity_first`."""
+    selector_options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the selector, such as `threshold`."""
 
     @model_validator(mode="after")
     def _budget(self) -> RolloutConfig:
@@ -213,14 +238,19 @@ class LossConfig(Section):
 class LearnerConfig(Section):
     """The optimiser (AdamW) and how an update is cut up."""
 
-    kind: Literal["policy_gradient", "sft"] = "policy_gradient"
-    """Reinforcement learning on grown trees, or supervised learning on stored ones."""
+    kind: Literal["policy_gradient", "sft", "ppo"] = "policy_gradient"
+    """Reinforcement learning on grown trees, or on stored judged ones (`ppo`); supervised learning on stored ones."""
     lr: float = Field(default=1e-6, gt=0)
     """Learning rate. Small models from scratch want 1e-4 to 1e-3."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Shape after warm-up, over all steps of the run."""
     warmup_steps: int = Field(default=0, ge=0)
     """Steps of linear warm-up."""
+    lr_decay: float = Field(default=1.0, gt=0, le=1)
+    """The rate is multiplied by it every `lr_decay_every` steps, on top of the shape: what `hard_sampling` does to its
+    rounds (ToolExpander: 0.8), for other curricula."""
+    lr_decay_every: int = Field(default=50, ge=1)
+    """See `lr_decay`."""
     weight_decay: float = 0.0
     """AdamW's decay. SPARK: 0.01."""
     betas: tuple[float, float] = (0.9, 0.95)
@@ -233,12 +263,18 @@ class LearnerConfig(Section):
     """Rows of one optimiser step; replaces `minibatches` where given. SPARK: 256 step samples."""
     epochs_per_rollout: int = Field(default=1, ge=1)
     """Passes over the rows of one rollout."""
+    deal: Literal["rows", "trees"] = "rows"
+    """What is shuffled into mini-batches: single rows, or trees with their rows together (at most one tree is cut
+    between two mini-batches of equal size). What rows share can be computed once only within a mini-batch."""
+    packing: Literal["auto", "tree", "rows"] = "auto"
+    """How rows go through the model: one by one, or as trees whose shared tokens go through it once. `auto` packs where
+    the model allows it and enough is shared to pay; `tree` fails where it is impossible. The results are the same."""
     micro_batch_tokens: int = Field(default=16384, ge=1)
     """Most tokens (padding included) of one forward pass; changes memory and speed, not the result."""
     gradient_checkpointing: bool = False
     """Trade time for memory."""
-    train_prompts: bool = False
-    """`sft` only: learn observations too (language pre-training)."""
+    prompt_weight: float = Field(default=0.0, ge=0)
+    """`sft` only: weight of prompts and observations (language pre-training); 0 trains responses alone."""
 
 
 class CurriculumConfig(Section):
@@ -285,7 +321,8 @@ class Config(Section):
     tasks_per_step: int = Field(default=16, ge=1)
     """Tasks (trees) an update; for `sft` stored episodes an update."""
     data: list[str] = Field(default_factory=list)
-    """`sft` only: files of stored episodes (`firesteel collect` writes them)."""
+    """`sft`: files of stored episodes (`firesteel collect`) or judged trajectories; `ppo`: the latter
+    (`firesteel trajectories`)."""
     token_budget: int | None = None
     """Stop once so many tokens were generated; None: `steps` alone decides."""
     runs_dir: str = "runs"
@@ -316,8 +353,16 @@ class Config(Section):
     """The policy-gradient loss."""
     learner: LearnerConfig = Field(default_factory=LearnerConfig)
     """The optimiser, and how an update is cut up."""
+    ppo: PpoConfig = Field(default_factory=PpoConfig)
+    """Learning from judged trajectories: the reward and its limits."""
+    critic: CriticConfig = Field(default_factory=CriticConfig)
+    """The critic of `ppo`."""
     curriculum: CurriculumConfig = Field(default_factory=CurriculumConfig)
     """Which tasks a step trains on."""
+    rescue: RescueConfig = Field(default_factory=RescueConfig)
+    """What becomes of failed groups."""
+    stability: StabilityConfig = Field(default_factory=StabilityConfig)
+    """When a training counts as collapsed."""
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     """How success is measured."""
 
@@ -332,9 +377,14 @@ class Config(Section):
             raise ValueError("rollout.temperature must be above 0 for training: greedy groups are all alike")
         if self.rollout.vote and self.learner.kind == "policy_gradient" and self.steps > 0:
             raise ValueError("rollout.vote is for evaluation; set evaluation.vote instead")
-        if self.learner.kind == "policy_gradient" and self.learner.train_prompts:
+        if self.learner.kind != "sft" and self.learner.prompt_weight > 0:
             raise ValueError(
-                "learner.train_prompts is for learner.kind 'sft': a policy gradient has no weight for prompts"
+                "learner.prompt_weight is for learner.kind 'sft': a policy gradient has no weight for prompts"
+            )
+        if self.stability.on_collapse != "report" and self.evaluation.every == 0:
+            raise ValueError(
+                f"stability.on_collapse '{self.stability.on_collapse}' needs evaluation.every above 0: collapse is a "
+                "fall of the success on validation tasks"
             )
         return self
 
@@ -342,11 +392,15 @@ class Config(Section):
     def build(cls, *layers: Mapping[str, Any]) -> Config:
         """Merges nested settings, later layers over earlier ones, and validates the result once.
 
+        A layer that names another environment drops the options of the one before: they were not meant for it.
+
         Raises:
             ConfigError: an unknown key (with the nearest name), a wrong type, or a contradiction.
         """
         merged: dict[str, Any] = {}
         for layer in layers:
+            if _names_another_environment(merged, layer):
+                merged["environment"].pop("options", None)
             merged = merge(merged, layer)
         try:
             return cls.model_validate(merged)
@@ -371,46 +425,11 @@ class Config(Section):
         return cls.build(content)
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries merged key by key; anything else in `over` replaces. `options` mappings merge too."""
-    result = copy.deepcopy(dict(base))
-    for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
-            result[key] = merge(result[key], value)
-        else:
-            result[key] = copy.deepcopy(value)
-    return result
-
-
-def parse_overrides(arguments: list[str]) -> dict[str, Any]:
-    """Turns `["learner.lr=1e-4", "seed=1"]` into nested settings; values are read as YAML."""
-    result: dict[str, Any] = {}
-    for argument in arguments:
-        key, equals, text = argument.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"'{argument}' is not a setting; write key=value, for example learner.lr=1e-4")
-        try:
-            value = read_yaml(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"the value of '{argument}' is not YAML: {error}") from error
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        result = merge(result, value)
-    return result
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 1e-4 as a string; people mean the number."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
-)
-
-
-def read_yaml(text: str) -> Any:
-    """The content of a YAML document, numbers such as 1e-4 included."""
-    return yaml.load(text, Loader=_Loader)
+def _names_another_environment(merged: Mapping[str, Any], layer: Mapping[str, Any]) -> bool:
+    before, after = merged.get("environment"), layer.get("environment")
+    if not isinstance(before, Mapping) or not isinstance(after, Mapping):
+        return False
+    return bool(before.get("name") and after.get("name") and before["name"] != after["name"])
 
 
 def explain(error: ValidationError, cls: type[BaseModel]) -> str:
@@ -435,24 +454,3 @@ def _fields_at(cls: type[BaseModel], location: tuple[int | str, ...]) -> list[st
         options = getattr(annotation, "__args__", (annotation,))
         cls = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
     return list(cls.model_fields)
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "spark": {
-        "steps": 120,
-        "tasks_per_step": 16,
-        "context": {"mode": "window", "prompts": "spark", "history_length": 5, "history_reasoning": False,
-                    "show_admissible": True, "max_prompt_tokens": 2048},
-        "rollout": {"criterion": "explore_tag", "num_leaves": 8, "num_roots": 4, "width": 2, "max_turns": 30,
-                    "temperature": 1.0, "max_response_tokens": 512, "pad_groups": True},
-        "reward": {"name": "outcome", "success": 10.0, "invalid_penalty": 0.1},
-        "advantage": {"weighting": "leaf", "baseline": "group_mean", "over": "step", "std": "sample", "eps": 1e-6},
-        "loss": {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0, "kl": "k3", "kl_coef": 0.01,
-                 "entropy_coef": 0.001, "aggregation": "token_mean"},
-        "learner": {"kind": "policy_gradient", "lr": 1e-6, "weight_decay": 0.01, "betas": [0.9, 0.999],
-                    "max_grad_norm": 1.0, "minibatch_rows": 256},
-        "evaluation": {"temperature": 0.4, "seed": 0},
-    },
-}  # fmt: skip
-"""Published settings as layers of `Config.build`. `spark`: 2601.20209 and its code; where the two disagree on the
-training temperature (0.4 and 1.0), the code's 1.0."""

@@ -16,7 +16,9 @@ from jinja2 import TemplateError
 
 from firesteel.errors import ConfigError, ContextOverflow, ModelError
 from firesteel.plugins import load
-from firesteel.prompts import PROMPTS, REASONING_TAGS, TAGS, Pair, PromptSet, format_step
+from firesteel.prompts import PROMPTS, TAGS, Pair, PromptSet, format_step
+from firesteel.responses import ParsedResponse as ParsedResponse
+from firesteel.responses import parse_response as parse_response
 from firesteel.types import Observation
 
 if TYPE_CHECKING:
@@ -38,75 +40,6 @@ class HistoryStep:
     action: str
     reasoning: str = ""
     tag: Literal["explore", "think"] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ParsedResponse:
-    """What a response says. `problem` is None exactly when `valid`; `action` is None for an empty response.
-
-    `tag` and `reasoning` belong to the first complete reasoning tag. `explore` is True when a complete
-    `<explore>...</explore>` stands anywhere, even in an invalid response: that is what branching looks at.
-    """
-
-    action: str | None
-    reasoning: str
-    tag: Literal["explore", "think"] | None
-    explore: bool
-    valid: bool
-    problem: str | None
-
-
-_ACTION = re.compile(r"<action>(.*?)</action>", re.DOTALL)
-_REASONING = re.compile(r"<(explore|think)>(.*?)</\1>", re.DOTALL)
-_EXPLORE = re.compile(r"<explore>.*?</explore>", re.DOTALL)
-_LONGEST_GUESS = 80
-
-
-def parse_response(text: str) -> ParsedResponse:
-    """Reads a response of the form `<explore|think>sentence</...><action>action</action>`.
-
-    Valid iff there is exactly one action tag and exactly one reasoning tag, both complete and with content, the
-    reasoning before the action; text around them is allowed (the projection in SPARK's public code). An invalid
-    response still acts: with its first complete action tag, else with its last line cut to 80 characters.
-
-    Differs from the paper: the code also calls a response with Chinese characters invalid; that rule is left out,
-    so that tasks in any language work.
-    """
-    action = _ACTION.search(text)
-    reasoning = _REASONING.search(text)
-    problem = _problem(text, action, reasoning)
-    executed = action.group(1).strip() if action else ""
-    if not executed and text.strip():
-        executed = text.strip().splitlines()[-1].strip()[:_LONGEST_GUESS]
-    return ParsedResponse(
-        action=executed or None,
-        reasoning=reasoning.group(2).strip() if reasoning else "",
-        tag=reasoning.group(1) if reasoning else None,  # type: ignore[arg-type]  # the pattern allows nothing else
-        explore=_EXPLORE.search(text) is not None,
-        valid=problem is None,
-        problem=problem,
-    )
-
-
-def _problem(text: str, action: re.Match[str] | None, reasoning: re.Match[str] | None) -> str | None:
-    """The first rule that a response breaks, or None."""
-    num_actions = max(text.count("<action>"), text.count("</action>"))
-    num_reasonings = sum(max(text.count(f"<{tag}>"), text.count(f"</{tag}>")) for tag in REASONING_TAGS)
-    if action is None:
-        return "no complete <action>...</action>"
-    if num_actions > 1:
-        return f"{num_actions} action tags instead of one"
-    if not action.group(1).strip():
-        return "empty <action>"
-    if reasoning is None:
-        return "no complete <explore>...</explore> or <think>...</think>"
-    if num_reasonings > 1:
-        return f"{num_reasonings} reasoning tags instead of one"
-    if not reasoning.group(2).strip():
-        return f"empty <{reasoning.group(1)}>"
-    if reasoning.end() > action.start():
-        return "the reasoning does not stand before the action"
-    return None
 
 
 class _Frame:
@@ -178,6 +111,7 @@ class ContextBuilder:
     Attributes:
         end_token_id: the token that closes an assistant turn; a generator must stop at it.
         stop_token_ids: every token that ends a response (`end_token_id` and EOS), sorted.
+        parse: how the prompt set reads a response.
 
     Raises:
         ModelError: the chat template is missing, loses messages, or cannot render a second turn.
@@ -215,6 +149,7 @@ class ContextBuilder:
         self._opening = _Frame(tokenizer, self._render_opening)
         self._bridge = self._make_bridge() if mode == "full" else None
         self._response_lead, self._response_lead_ids = self._find_response_lead()
+        self.parse = self.prompts.parse
         self._keeps_tags = all(self._round_trip(tag) == tag for tag in TAGS)
 
     # prompts
@@ -297,7 +232,7 @@ class ContextBuilder:
         return len(token_ids) > 0 and token_ids[-1] == self.end_token_id
 
     def decode_response(self, token_ids: Sequence[int]) -> str:
-        """The text of a response without its end token, as `parse_response` wants it; the tags are always kept."""
+        """The text of a response without its end token, as `parse` wants it; the tags are always kept."""
         kept = list(token_ids)
         while kept and kept[-1] in self.stop_token_ids:
             kept.pop()

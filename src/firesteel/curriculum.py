@@ -14,7 +14,12 @@ from firesteel.types import Task
 
 
 class Curriculum(Protocol):
-    """Chooses tasks and learns from what became of them."""
+    """Chooses tasks and learns from what became of them.
+
+    What it may also have: `prepare(step, play) -> metrics`, called before `sample`, which may play tasks to see how
+    hard they are (`probing.Play`, at `temperature`); `lr_factor(step)`, which the learning rate is multiplied by;
+    `difficulty_of(task)`, a label that rewards are logged by; `ledger`, a `hard_sampling.Ledger` or None.
+    """
 
     def sample(self, count: int) -> list[Task]: ...
 
@@ -35,7 +40,7 @@ class Uniform:
     def __init__(self, tasks: Sequence[Task], *, seed: int) -> None:
         if not tasks:
             raise TaskError("the training split has no tasks; check environment.split, num_tasks and options")
-        self.tasks = list(tasks)
+        self.tasks = tasks
         self.seed = seed
         self._passes = 0
         self._left: list[int] = []
@@ -66,7 +71,10 @@ class Uniform:
         return sorted(order, key=held.__getitem__)
 
 
-CURRICULA: dict[str, Any] = {"uniform": Uniform}
+CURRICULA: dict[str, Any] = {
+    "uniform": Uniform,
+    "hard_sampling": "firesteel.hard_sampling:HardSampling",
+}
 
 
 def make_curriculum(name: str, tasks: Sequence[Task], *, seed: int, options: dict[str, Any]) -> Curriculum:

@@ -63,7 +63,7 @@ def diagnose() -> list[Finding]:
         _cuda(),
         *(_package(name, purpose, is_required=False) for name, purpose in OPTIONAL_PACKAGES.items()),
         _java(),
-        _program("bubblewrap", ("bwrap",), "isolating code that a model writes; no bundled environment runs any"),
+        _program("bubblewrap", ("bwrap",), "the tool `python`: code that a model writes runs isolated"),
         _program("chromium", CHROMIUM_NAMES, "the system tests of the tree viewer"),
     ]
 

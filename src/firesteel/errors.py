@@ -29,6 +29,10 @@ class CannotFork(FiresteelError, TypeError):
     """The environment has no way to fork, and a branching recipe asked for one."""
 
 
+class ToolFailed(FiresteelError, RuntimeError):
+    """A tool cannot answer a query; the message is what the agent is shown."""
+
+
 class TaskError(FiresteelError, ValueError):
     """A task or split does not exist or cannot be loaded."""
 

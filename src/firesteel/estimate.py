@@ -7,6 +7,8 @@ from typing import Any
 from firesteel.config import Config
 
 BYTES = {"float32": 4, "bfloat16": 2}
+NF4_BYTES = 0.55
+"""Of a weight in four bits: half a byte, and the scales of its blocks."""
 ASSUMED_PROMPT_TOKENS = 2048
 """What an episode's prompts count where `context.max_prompt_tokens` is not set."""
 
@@ -15,13 +17,13 @@ def estimate(config: Config) -> dict[str, Any]:
     """Bounds for a configuration; `text` is for people.
 
     Tokens assume that every leaf plays all turns and uses all response tokens; evaluations are not counted, and
-    supervised learning generates nothing else. Memory counts weights, gradients and AdamW moments of what is trained,
-    and in `full` contexts the KV cache of one step's leaves; activations come on top.
+    learning from stored episodes generates nothing else. Memory counts weights, gradients and AdamW moments of what is
+    trained, and in `full` contexts the KV cache of one step's leaves; activations come on top.
 
     Raises:
         ModelError: `model.path` is no decoder-only model.
     """
-    rollout, grows = config.rollout, config.learner.kind != "sft"
+    rollout, grows = config.rollout, config.learner.kind == "policy_gradient"
     leaves = config.tasks_per_step * rollout.num_leaves if grows else 0
     tokens_per_step = leaves * rollout.max_turns * rollout.max_response_tokens
     result: dict[str, Any] = {
@@ -45,7 +47,7 @@ def _memory(config: Config, leaves: int) -> dict[str, int]:
     kv_per_token = 2 * shape.num_hidden_layers * _kv_width(shape) * width
     context = min(int(getattr(shape, "max_position_embeddings", 4096)), _longest(config))
     return sizes | {
-        "weights_bytes": sizes["parameters"] * width,
+        "weights_bytes": int(sizes["parameters"] * (NF4_BYTES if config.model.quantization == "nf4" else width)),
         "training_bytes": sizes["trainable"] * (width + 2 * width),
         "kv_cache_bytes": leaves * context * kv_per_token,
     }

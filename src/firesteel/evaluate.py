@@ -84,7 +84,7 @@ def evaluate_policy(
         config.rollout.model_dump()
         | {"criterion": "chain", "criterion_options": {}, "num_leaves": settings.samples,
            "num_roots": settings.samples, "temperature": settings.temperature, "vote": settings.vote,
-           "fill_with_roots": False}
+           "fill_with_roots": False, "candidates": 1}
     )  # fmt: skip
     grower = policy.grower(config, Chain(), rollout=rollout)
     trees: list[Tree] = []

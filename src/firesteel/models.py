@@ -226,6 +226,7 @@ def build_tiny_model(
     intermediate: int | None = None,
     max_context: int = 2048,
     tied: bool = True,
+    initializer_range: float = 0.02,
     seed: int = 0,
     embedding_rows: int | None = None,
 ) -> PreTrainedModel:
@@ -239,6 +240,7 @@ def build_tiny_model(
         intermediate: width of the MLP; None takes 8/3 of `hidden`, rounded up to a multiple of 16.
         max_context: longest context in tokens.
         tied: whether the output layer shares the embedding.
+        initializer_range: standard deviation of the weights.
         embedding_rows: rows of the embedding where it is padded beyond the vocabulary.
 
     Raises:
@@ -264,6 +266,7 @@ def build_tiny_model(
         "head_dim": hidden // heads,
         "max_position_embeddings": max_context,
         "tie_word_embeddings": tied,
+        "initializer_range": initializer_range,
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,

@@ -22,7 +22,8 @@ from firesteel.tree import Leaf, Node, Tree
 class Row:
     """One token stream of T tokens. Float arrays have shape [T] and are 0 where `loss_mask` is False.
 
-    `positive` and `negative` are the sums over leaves of w*max(A,0) and w*min(A,0); `weight` is the sum of w.
+    `positive` and `negative` are the sums over leaves of w*max(A,0) and w*min(A,0); `weight` is the sum of w. `tree` is
+    the number of the tree in its batch.
     """
 
     token_ids: np.ndarray
@@ -32,6 +33,7 @@ class Row:
     weight: np.ndarray
     positive: np.ndarray
     negative: np.ndarray
+    tree: int = 0
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -81,22 +83,26 @@ def node_terms(tree: Tree, *, weighting: str, aggregation: str = "token_mean") -
 
 
 def pack(
-    trees: Sequence[Tree], *, weighting: str = "path", aggregation: str = "token_mean", train_prompts: bool = False
+    trees: Sequence[Tree], *, weighting: str = "path", aggregation: str = "token_mean", prompt_weight: float = 0.0
 ) -> Batch:
-    """Turns trees into rows (rows first; a tree-packed layout carries the same weights).
+    """Turns trees into rows: the form in which weights are written down and checked.
 
-    `train_prompts` puts weight 1 on fed tokens too (language pre-training); their advantages stay 0.
+    The learner runs rows one by one or, with the same weights, as one stream in which what rows share stands once
+    (`layout`); the row of a token decides its weight, never how often the token goes through the model.
+
+    `prompt_weight` above 0 trains fed tokens too, with that weight (language pre-training); their advantages stay 0.
     """
     rows: list[Row] = []
     path_tokens = distinct_tokens = 0
-    for tree in trees:
+    for number, tree in enumerate(trees):
         terms = node_terms(tree, weighting=weighting, aggregation=aggregation)
         trained: set[int] = set()
         for leaf in tree.counting_leaves():
             path_tokens += sum(len(node.token_ids) for node in tree.path(leaf.node))
             for segment in _streams(tree, leaf):
-                row = _row(segment, terms, trained, train_prompts)
+                row = _row(segment, terms, trained, prompt_weight)
                 if row is not None:
+                    row.tree = number
                     rows.append(row)
         distinct_tokens += sum(len(tree.nodes[index].token_ids) for index in tree.leaves_below())
     stats = {
@@ -118,9 +124,9 @@ def _streams(tree: Tree, leaf: Leaf) -> list[list[Node]]:
     return streams
 
 
-def _row(nodes: list[Node], terms: dict[int, NodeTerms], trained: set[int], train_prompts: bool) -> Row | None:
+def _row(nodes: list[Node], terms: dict[int, NodeTerms], trained: set[int], prompt_weight: float) -> Row | None:
     """One row, or None when every node in it was trained by an earlier row; trailing untrained nodes are cut off."""
-    wanted = [node.index not in trained and (train_prompts or node.index in terms) for node in nodes]
+    wanted = [node.index not in trained and (prompt_weight > 0 or node.index in terms) for node in nodes]
     nodes = nodes[: len(wanted) - wanted[::-1].index(True)] if any(wanted) else []
     if not nodes:
         return None
@@ -141,9 +147,9 @@ def _row(nodes: list[Node], terms: dict[int, NodeTerms], trained: set[int], trai
             continue
         if node.index in terms:
             _write(row, slice(start, end), node, terms[node.index])
-        elif train_prompts and node.role == "prompt":
+        elif prompt_weight > 0 and node.role == "prompt":
             row.loss_mask[start:end] = True
-            row.weight[start:end] = 1.0
+            row.weight[start:end] = prompt_weight
         trained.add(node.index)
     if size:
         row.loss_mask[0] = False

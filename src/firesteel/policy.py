@@ -12,10 +12,18 @@ from firesteel.branching import BranchCriterion, make_criterion
 from firesteel.config import Config, ModelConfig, RolloutConfig
 from firesteel.context import ContextBuilder
 from firesteel.environments import environment_class
+from firesteel.environments.pool import environment_maker
 from firesteel.errors import CannotFork, ConfigError, TaskError
 from firesteel.generators.torch import TorchGenerator
 from firesteel.learners.lora import add_lora, load_adapter
-from firesteel.models import DTYPES, build_tiny_model, load_model_and_tokenizer, train_tokenizer
+from firesteel.models import (
+    DTYPES,
+    build_tiny_model,
+    check_vocabulary,
+    load_model,
+    load_tokenizer,
+    train_tokenizer,
+)
 from firesteel.rollout import Grower
 from firesteel.tree import Tree
 from firesteel.types import Task
@@ -39,22 +47,17 @@ class Policy:
                 f"environment '{config.environment.name}' cannot fork and rollout.criterion is '{settings.criterion}'; "
                 "implement fork() (replay of the actions is enough), or use rollout.criterion=chain"
             )
-        constructor = constructor_options(config)
         return Grower(
             config=settings,
             generator=self.generator,
             context=self.context,
             criterion=criterion,
-            make_environment=lambda: cls(**constructor),
+            make_environment=environment_maker(config.environment),
             vocabulary_size=len(self.tokenizer),
             max_context=self.generator.max_context,
-            step_timeout_s=config.environment.step_timeout_s,
+            # Workers of a pool are killed when they are late, which also ends native code; a signal here would not.
+            step_timeout_s=0 if config.environment.pool.workers else config.environment.step_timeout_s,
         )
-
-
-def constructor_options(config: Config) -> dict[str, Any]:
-    """The environment's options as its constructor takes them."""
-    return dict(config.environment.options)
 
 
 def resolve_device(name: str) -> str:
@@ -72,10 +75,9 @@ def load_policy(config: Config, *, texts: Sequence[str] = ()) -> Policy:
     settings = config.model
     device = resolve_device(settings.device)
     if settings.path is not None:
-        loaded, tokenizer = load_model_and_tokenizer(
-            settings.path, dtype=settings.dtype, device=device, trust_remote_code=settings.trust_remote_code
-        )
-        model: Any = loaded
+        tokenizer = load_tokenizer(settings.path, trust_remote_code=settings.trust_remote_code)
+        model: Any = load_base_model(settings)
+        check_vocabulary(model, tokenizer)
     elif settings.tiny is not None:
         if not texts:
             raise ConfigError("model.tiny builds a tokenizer from training text, and there is none; give model.path")
@@ -93,6 +95,21 @@ def load_policy(config: Config, *, texts: Sequence[str] = ()) -> Policy:
     return Policy(model, tokenizer, context, generator)
 
 
+def load_base_model(settings: ModelConfig) -> Any:
+    """The model that `path` names, without adapters."""
+    if settings.path is None:
+        raise ConfigError("no model: set model.path to a Hub name or a local directory, for example model.path=./qwen")
+    options: dict[str, Any] = {"dtype": settings.dtype, "device": resolve_device(settings.device)}
+    options["trust_remote_code"] = settings.trust_remote_code
+    if settings.quantization == "none":
+        return load_model(settings.path, **options)
+    if settings.lora is None:
+        raise ConfigError("model.quantization freezes the weights: train adapters on them, with model.lora.rank=8")
+    from firesteel.quantized import load_quantized
+
+    return load_quantized(settings.path, **options)
+
+
 def _with_adapter(model: Any, settings: ModelConfig, seed: int) -> Any:
     if settings.lora is None:
         return model
@@ -102,11 +119,11 @@ def _with_adapter(model: Any, settings: ModelConfig, seed: int) -> Any:
     return add_lora(model, seed=seed, **options)
 
 
-def load_tasks(config: Config, split: str, count: int | None, *, seed: int = 0) -> list[Task]:
-    """The tasks of a split; an empty one is an error."""
+def load_tasks(config: Config, split: str, count: int | None, *, seed: int = 0) -> Sequence[Task]:
+    """The tasks of a split, as lazily as the environment gives them; an empty one is an error."""
     cls = environment_class(config.environment.name)
-    tasks = list(cls.tasks(split, count=count, seed=seed, **config.environment.options))
-    if not tasks:
+    tasks = cls.tasks(split, count=count, seed=seed, **config.environment.options)
+    if not len(tasks):
         raise TaskError(
             f"split '{split}' of environment '{config.environment.name}' has no tasks with the options "
             f"{config.environment.options}; check the split's name, environment.options and the task count"

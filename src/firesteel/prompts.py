@@ -4,29 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from firesteel.responses import REASONING_TAGS as REASONING_TAGS
+from firesteel.responses import ParsedResponse, parse_response
 from firesteel.types import ExpertStep
 
-REASONING_TAGS = ("explore", "think")
 TAGS = ("<explore>", "</explore>", "<think>", "</think>", "<action>", "</action>")
 
 Pair = tuple[str, str]
 """One past step as prompts show it: the observation's text and what the agent answered to it."""
-
-
-@dataclass(frozen=True, slots=True)
-class PromptSet:
-    """Three functions that write user messages; each is called with keywords alone.
-
-    `opening(goal, observation, admissible)` starts an episode, `turn(observation, admissible)` follows a
-    response when the history stays in the context, and `window(goal, num_steps, history, observation,
-    admissible)` is a complete prompt that shows only the given `history`, oldest pair first.
-    `admissible` is None where actions are not listed.
-    """
-
-    opening: Callable[..., str]
-    turn: Callable[..., str]
-    window: Callable[..., str]
 
 
 def format_step(tag: str, reasoning: str, action: str) -> str:
@@ -37,6 +24,24 @@ def format_step(tag: str, reasoning: str, action: str) -> str:
 def format_response(step: ExpertStep) -> str:
     """The response that supervised fine-tuning teaches for an expert's step."""
     return format_step("explore" if step.explore else "think", step.reason, step.action)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSet:
+    """Three functions that write user messages, each called with keywords alone, and two for the responses.
+
+    `opening(goal, observation, admissible)` starts an episode, `turn(observation, admissible)` follows a
+    response when the history stays in the context, and `window(goal, num_steps, history, observation,
+    admissible)` is a complete prompt that shows only the given `history`, oldest pair first.
+    `admissible` is None where actions are not listed. `parse(text)` reads a response, `write(step)` is the response
+    that supervised learning teaches for an expert's step; `parse` reads what `write` writes.
+    """
+
+    opening: Callable[..., str]
+    turn: Callable[..., str]
+    window: Callable[..., str]
+    parse: Callable[[str], ParsedResponse] = parse_response
+    write: Callable[[ExpertStep], str] = format_response
 
 
 def _compact_turn(*, observation: str, admissible: Sequence[str] | None) -> str:
@@ -98,9 +103,13 @@ def _spark_window(
     return f"{_SPARK_ROLE}\nTask: {goal}\n\n{past}\n\n{turn}\n\n{_SPARK_RULES}"
 
 
-PROMPTS: dict[str, PromptSet] = {
+PROMPTS: dict[str, Any] = {
     # for models trained from scratch: every token is paid for, and an instruction teaches them nothing
     "compact": PromptSet(opening=_compact_opening, turn=_compact_turn, window=_compact_window),
     # for instruction-tuned models: the contents of SPARK's prompt in words of our own
     "spark": PromptSet(opening=_spark_opening, turn=_spark_turn, window=_spark_window),
+    # calls alone, without tags: the form that ToolExpander and other tool-calling papers train
+    "tool_calls": "firesteel.environments.tool_calls.prompts:TOOL_CALLS",
+    # the same with a reasoning tag in front, so that an episode can branch at `<explore>`
+    "tool_calls_explore": "firesteel.environments.tool_calls.prompts:TOOL_CALLS_EXPLORE",
 }

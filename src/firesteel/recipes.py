@@ -56,7 +56,7 @@ class RecipeSession:
         exists = is_run(directory)
         if exists and self.resume and (directory / "summary.json").exists():
             summary: dict[str, Any] = json.loads((directory / "summary.json").read_text())
-            if summary.get("steps") == config.steps or config.token_budget is not None:
+            if summary.get("steps") == config.steps or config.token_budget is not None or summary.get("stopped"):
                 both = (Config.load(directory / "config.yaml"), config)
                 if len({config_hash(each.model_dump(mode="json"), ignore=MAY_DIFFER) for each in both}) > 1:
                     raise ConfigError(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from firesteel.advantages import group_statistics
+from firesteel.candidates import is_rare
 from firesteel.metrics import repetitive_action_ratio
 from firesteel.tree import Tree
 
@@ -35,6 +36,7 @@ def rollout_metrics(trees: Sequence[Tree], total_generated_tokens: int) -> dict[
         "rollout/invalid_format": mean([not step.valid for step in steps]),
         "rollout/not_understood": mean([not step.understood for step in steps]),
         "rollout/truncated_responses": mean([step.truncated_response for step in steps]),
+        "rollout/response_tokens": mean([len(node.token_ids) for tree in trees for node in tree.nodes if node.step]),
         "explore/ratio": mean([step.explore for step in steps]),
         "explore/branchings": float(len(branchings)),
         "explore/branch_turn": mean([node.turn for node in branchings]),
@@ -44,7 +46,8 @@ def rollout_metrics(trees: Sequence[Tree], total_generated_tokens: int) -> dict[
         ),
         **group_statistics(trees),
     }
-    return metrics
+    chosen = [step for step in steps if step.candidates is not None]
+    return metrics | ({"explore/rare_choices": mean([is_rare(step) for step in chosen])} if chosen else {})
 
 
 def mean(values: Sequence[float | bool]) -> float:

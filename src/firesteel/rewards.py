@@ -43,13 +43,24 @@ def invalid_penalties(episode: Episode, config: RewardConfig) -> list[float]:
     ]
 
 
-REWARDS: dict[str, Any] = {"outcome": outcome, "score": score}
+REWARDS: dict[str, Any] = {
+    "outcome": outcome,
+    "score": score,
+    # ToolExpander's 1.01, 1 or 0, and Tool Zero's, which goes from overlap to exact calls
+    "self_exemplifying": "firesteel.self_exemplifying:self_exemplifying_reward",
+    "tool_zero": "firesteel.environments.tool_calls.rewards:ToolZeroReward",
+}
 
 
-def score_trees(trees: Sequence[Tree], config: RewardConfig) -> None:
-    """Writes `reward`, `step_rewards` and `masked` onto the leaves of finished trees."""
+def score_trees(trees: Sequence[Tree], config: RewardConfig, *, step: int = 0) -> None:
+    """Writes `reward`, `step_rewards` and `masked` onto the leaves of finished trees.
+
+    A reward that is a class is made anew with the number of the training step, `cls(step=step)`, and then called.
+    """
     function: Callable[..., Any] = load(config.name, REWARDS, kind="reward")
-    builtin = config.name in REWARDS
+    builtin = callable(REWARDS.get(config.name))
+    if isinstance(function, type):
+        function = function(step=step)
     for tree in trees:
         for leaf in tree.leaves:
             if leaf.status in ("active", "failed"):

@@ -17,11 +17,14 @@ from typing import Any
 import numpy as np
 
 from firesteel.branching import BranchCriterion, FinishedStep, LeafBudget
+from firesteel.candidates import Candidates
 from firesteel.config import RolloutConfig
-from firesteel.context import ContextBuilder, HistoryStep, parse_response
+from firesteel.context import ContextBuilder, HistoryStep
 from firesteel.environments.base import Environment
+from firesteel.environments.fork import timed_fork
 from firesteel.errors import ContextOverflow, EnvironmentFailed
 from firesteel.guard import guarded
+from firesteel.responses import ParsedResponse
 from firesteel.tree import Leaf, Node, Step, Tree
 from firesteel.types import Completion, Generator, Observation, Request, SamplingParams, StepResult, Task
 
@@ -46,21 +49,32 @@ class Lane:
     cache: Any = None
     exploring: bool = False
     first_entropies_T: list[float] = field(default_factory=list)
+    label: str = ""
+    candidates: dict[str, float] | None = None
 
 
 @dataclass(slots=True)
 class RolloutStats:
-    """What growing cost, summed over trees. `outvoted_tokens` were sampled for votes and are in no tree."""
+    """What growing cost, summed over trees. `outvoted_tokens` (of votes and of candidates) are in no tree.
+
+    `fork_s` is the wall time of all forks in seconds, `replayed_steps` how many steps they played again.
+    """
 
     environment_steps: int = 0
     forks: int = 0
+    fork_s: float = 0.0
+    replayed_steps: int = 0
     voted: int = 0
     outvoted_tokens: int = 0
 
 
 @dataclass(slots=True)
 class Grower:
-    """Grows trees for one configuration. `max_context` is the model's longest context in tokens."""
+    """Grows trees for one configuration. `max_context` is the model's longest context in tokens.
+
+    `step_timeout_s` 0 leaves the limit to the environments (those of a pool keep their own). Every environment is told
+    by `expect` what comes next before the first of them is asked for a result, so that those of a pool work at once.
+    """
 
     config: RolloutConfig
     generator: Generator
@@ -89,11 +103,11 @@ class Grower:
         trees = [Tree(task=task, group=task.id) for task in tasks]
         names = tree_names(tasks)
         try:
-            lanes = [lane for name, tree in zip(names, trees, strict=True) for lane in self._start(name, tree)]
+            lanes = self._start(names, trees)
             while lanes:
                 lanes = self._turn(lanes, seed, iteration)
                 if not lanes and self.config.fill_with_roots:
-                    lanes = [lane for name, tree in zip(names, trees, strict=True) for lane in self._fill(name, tree)]
+                    lanes = self._fill(names, trees)
                 if on_progress is not None:
                     finished = sum(leaf.status != "active" for tree in trees for leaf in tree.leaves)
                     on_progress(len(lanes), finished)
@@ -104,38 +118,57 @@ class Grower:
 
     # --- starting -------------------------------------------------------------------------------------------
 
-    def _start(self, name: str, tree: Tree) -> list[Lane]:
+    def _start(self, names: Sequence[str], trees: Sequence[Tree]) -> list[Lane]:
         num_roots = self.config.num_roots
-        tree.add(-1, "prompt", 0, [], restart=True, width=num_roots)
-        budget = LeafBudget(self.config.num_leaves, num_roots)
-        return [lane for root in range(num_roots) if (lane := self._root(name, tree, budget, root)) is not None]
+        roots = []
+        for name, tree in zip(names, trees, strict=True):
+            tree.add(-1, "prompt", 0, [], restart=True, width=num_roots)
+            budget = LeafBudget(self.config.num_leaves, num_roots)
+            roots += [self._open_root(name, tree, budget, root) for root in range(num_roots)]
+        return self._begin(roots)
 
-    def _fill(self, name: str, tree: Tree) -> list[Lane]:
-        """Further roots for a tree that used less than its budget; they spend all of it, so none of them branches."""
-        first = tree.nodes[0].width
-        missing = self.config.num_leaves - len(tree.leaves)
-        tree.nodes[0].width = first + missing
-        budget = LeafBudget(self.config.num_leaves, self.config.num_leaves)
-        lanes = [self._root(name, tree, budget, first + extra) for extra in range(missing)]
-        return [lane for lane in lanes if lane is not None]
+    def _fill(self, names: Sequence[str], trees: Sequence[Tree]) -> list[Lane]:
+        """Further roots for trees that used less than their budget; they spend all of it, so none of them branches."""
+        roots = []
+        for name, tree in zip(names, trees, strict=True):
+            first = tree.nodes[0].width
+            missing = self.config.num_leaves - len(tree.leaves)
+            tree.nodes[0].width = first + missing
+            budget = LeafBudget(self.config.num_leaves, self.config.num_leaves)
+            roots += [self._open_root(name, tree, budget, first + extra) for extra in range(missing)]
+        return self._begin(roots)
 
-    def _root(self, name: str, tree: Tree, budget: LeafBudget, root: int) -> Lane | None:
-        """One more root's episode up to its first prompt, or None where it ends there."""
+    def _open_root(self, name: str, tree: Tree, budget: LeafBudget, root: int) -> Lane | None:
+        """One more root's leaf with its environment, not yet reset; None where there is no environment."""
         leaf = Leaf(index=len(tree.leaves), node=0, root=root)
         tree.leaves.append(leaf)
-        environment: Environment | None = None
         try:
             environment = self.make_environment()
-            self._open[id(environment)] = environment
-            with guarded(f"reset of task '{tree.task.id}'", self.step_timeout_s):
-                observation = environment.reset(tree.task, seed=tree.task.seed)
-                goal = environment.goal
-            self._show_opening(tree, goal, observation)
+        except EnvironmentFailed as error:
+            self._end(leaf, None, "failed", str(error))
+            return None
+        self._open[id(environment)] = environment
+        return Lane(name, tree, budget, leaf, environment, Observation(""))
+
+    def _begin(self, roots: Sequence[Lane | None]) -> list[Lane]:
+        """The roots that were reset and shown their first prompt; the others have ended there."""
+        lanes = [lane for lane in roots if lane is not None]
+        for lane in lanes:
+            lane.environment.expect("reset", lane.tree.task, lane.tree.task.seed)
+        return [lane for lane in lanes if self._reset(lane)]
+
+    def _reset(self, lane: Lane) -> bool:
+        task = lane.tree.task
+        try:
+            with guarded(f"reset of task '{task.id}'", self.step_timeout_s):
+                lane.observation = lane.environment.reset(task, seed=task.seed)
+                goal = lane.environment.goal
+            self._show_opening(lane.tree, goal, lane.observation)
         except (EnvironmentFailed, ContextOverflow) as error:
             status = "failed" if isinstance(error, EnvironmentFailed) else "overflow"
-            self._end(leaf, environment, status, str(error))
-            return None
-        return Lane(name, tree, budget, leaf, environment, observation)
+            self._end(lane.leaf, lane.environment, status, str(error))
+            return False
+        return True
 
     def _show_opening(self, tree: Tree, goal: str, observation: Observation) -> None:
         """The first root writes the opening prompt; every other root must be shown the same one."""
@@ -157,10 +190,14 @@ class Grower:
     def _turn(self, lanes: list[Lane], seed: int, iteration: int | str) -> list[Lane]:
         lanes = [lane for lane in lanes if self._fits(lane)]
         completions = self._complete(lanes, seed, iteration)
+        texts = [self.context.decode_response(completion.token_ids) for completion in completions]
+        responses = [self.context.parse(text) for text in texts]
+        for lane, response in zip(lanes, responses, strict=True):
+            lane.environment.expect("step", response.action or "")
         alive: list[Lane] = []
         branching: dict[str, list[tuple[Lane, int]]] = {}
-        for lane, completion in zip(lanes, completions, strict=True):
-            step = self._act(lane, completion)
+        for lane, completion, text, response in zip(lanes, completions, texts, responses, strict=True):
+            step = self._act(lane, completion, text, response)
             if step is None:
                 continue
             alive.append(lane)
@@ -190,37 +227,49 @@ class Grower:
         return False
 
     def _complete(self, lanes: list[Lane], seed: int, iteration: int | str) -> list[Completion]:
-        """One completion a lane; where a vote is taken, the most frequent action's first completion."""
+        """One completion a lane: of several, the most frequent action's first (a vote), or a selector's choice."""
         sampling = SamplingParams(
             self.config.max_response_tokens, self.config.temperature, self.config.top_k, self.config.top_p
         )
         requests: list[Request] = []
         counts: list[int] = []
         for lane in lanes:
-            draws = self.config.width if self.config.vote and lane.exploring else 1
+            draws = self.config.width if self.config.vote and lane.exploring else self.config.candidates
             tokens = lane.tree.stream(lane.leaf.node)
             for draw in range(draws):
                 parts = (seed, iteration, lane.name, lane.leaf.index, lane.turn, *([draw] if draw else []))
                 requests.append(Request(tokens, derive_seed(*parts), sampling, lane.cache))
             counts.append(draws)
         answers = iter(self.generator.generate(requests) if requests else [])
-        return [self._vote([next(answers) for _ in range(count)]) for count in counts]
+        drawn = [[next(answers) for _ in range(count)] for count in counts]
+        if self.config.candidates == 1:
+            return [self._vote(completions) for completions in drawn]
+        chooser = Candidates(self.config)
+        seeds = [derive_seed(seed, iteration, lane.name, lane.leaf.index, lane.turn, "choice") for lane in lanes]
+        return [self._choose(chooser, *each) for each in zip(lanes, drawn, seeds, strict=True)]
+
+    def _choose(self, chooser: Candidates, lane: Lane, completions: list[Completion], seed: int) -> Completion:
+        """The candidate that the selector executes; what it was chosen from is kept for its step."""
+        actions = [self.context.parse(self.context.decode_response(each.token_ids)).action for each in completions]
+        choice = chooser.choose([each or "" for each in actions], lane.environment, lane.tree, seed)
+        lane.label, lane.candidates = choice.label, choice.scores
+        chosen = completions[choice.number]
+        self.stats.outvoted_tokens += sum(len(each.token_ids) for each in completions) - len(chosen.token_ids)
+        return chosen
 
     def _vote(self, completions: list[Completion]) -> Completion:
         if len(completions) == 1:
             return completions[0]
         texts = [self.context.decode_response(completion.token_ids) for completion in completions]
-        actions = [parse_response(text).action for text in texts]
+        actions = [self.context.parse(text).action for text in texts]
         winner = completions[actions.index(Counter(actions).most_common(1)[0][0])]
         self.stats.voted += 1
         self.stats.outvoted_tokens += sum(len(one.token_ids) for one in completions) - len(winner.token_ids)
         return winner
 
-    def _act(self, lane: Lane, completion: Completion) -> Step | None:
+    def _act(self, lane: Lane, completion: Completion, text: str, parsed: ParsedResponse) -> Step | None:
         """Records a response and plays its action; None when the episode is over."""
         tree, leaf = lane.tree, lane.leaf
-        text = self.context.decode_response(completion.token_ids)
-        parsed = parse_response(text)
         step = Step(
             text=text,
             action=parsed.action or "",
@@ -230,6 +279,8 @@ class Grower:
             reasoning=parsed.reasoning,
             truncated_response=completion.finish_reason == "length",
             entropy=float(np.mean(completion.entropies)) if completion.entropies else None,
+            label=lane.label,
+            candidates=lane.candidates,
         )
         node = tree.add(
             leaf.node, "response", lane.turn, list(completion.token_ids),
@@ -287,6 +338,8 @@ class Grower:
         point = lane.tree.nodes[lane.leaf.node]
         point.width = granted
         point.fork_rung = lane.environment.fork_rung if granted > 1 else None
+        for _ in range(granted - 1):
+            lane.environment.expect("fork")
         return [child for _ in range(granted - 1) if (child := self._fork(lane)) is not None]
 
     def _fork(self, lane: Lane) -> Lane | None:
@@ -295,12 +348,16 @@ class Grower:
         lane.tree.leaves.append(leaf)
         try:
             with guarded(f"fork of task '{lane.tree.task.id}' at turn {lane.turn}", self.step_timeout_s):
-                environment = lane.environment.fork()
+                environment = timed_fork(lane.environment)
                 self._open[id(environment)] = environment
         except EnvironmentFailed as error:
             self._end(leaf, None, "failed", str(error))
             return None
         self.stats.forks += 1
+        if environment.origin is not None:
+            lane.tree.nodes[lane.leaf.node].fork_rung = environment.origin.rung
+            self.stats.fork_s += environment.origin.seconds
+            self.stats.replayed_steps += environment.origin.replayed_steps
         return Lane(
             lane.name, lane.tree, lane.budget, leaf, environment, lane.observation, lane.turn, lane.cache,
             lane.exploring, lane.first_entropies_T,

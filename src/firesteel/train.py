@@ -22,24 +22,32 @@ from firesteel.branching import BranchCriterion, make_criterion
 from firesteel.checkpoint import load_checkpoint
 from firesteel.config import Config
 from firesteel.curriculum import Curriculum, make_curriculum
-from firesteel.demonstrations import StoredTrees, read_texts
+from firesteel.demonstrations import StoredTrees
 from firesteel.errors import ConfigError
 from firesteel.evaluate import Evaluation, evaluate_policy
 from firesteel.export import save_model
+from firesteel.fresh_trees import group_metrics, grow_scored, probe_if_due, rescue_failed
+from firesteel.hard_sampling import Ledger
 from firesteel.learners import OBJECTIVES
 from firesteel.learners.learner import Learner
+from firesteel.learners.ppo import PpoLearner
 from firesteel.learners.reference import Reference
+from firesteel.offline import JudgedTrees, data_texts, open_stored_trees
 from firesteel.packing import pack
 from firesteel.plugins import load
 from firesteel.policy import Policy, load_policy, load_tasks
+from firesteel.prompts import PROMPTS
 from firesteel.report import rollout_metrics
-from firesteel.rewards import REWARDS, pad_groups, score_trees
+from firesteel.rescue import Rescue, make_rescue
+from firesteel.rewards import REWARDS, pad_groups
 from firesteel.rollout import Grower, derive_seed
 from firesteel.run import Run
+from firesteel.stability import CollapseDetector
 from firesteel.training_state import capture_rng, join_state, restore_rng, split_state
 from firesteel.tree import Tree
 
-MAY_DIFFER = ("steps", "runs_dir", "name", "keep_checkpoints", "token_budget", "environment.step_timeout_s")
+MAY_DIFFER = ("steps", "runs_dir", "name", "keep_checkpoints", "token_budget", "environment.step_timeout_s",
+              "environment.pool")  # fmt: skip
 """Settings that a resumed run may change."""
 
 Listener = Callable[[str, dict[str, Any]], None]
@@ -60,11 +68,16 @@ class Session:
     grower: Grower | None
     criterion: BranchCriterion
     source: Curriculum | StoredTrees
+    rescue: Rescue | None
+    detector: CollapseDetector
     listen: Listener = silent
     generated_tokens: int = 0
     leaves: int = 0
     before: dict[str, Any] | None = None
     best: dict[str, Any] = field(default_factory=lambda: {"step": 0, "success": None})
+    collapses: list[dict[str, Any]] = field(default_factory=list)
+    roll_backs: int = 0
+    is_stopped: bool = False
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """(named tensor files, JSON): all that the next step depends on."""
@@ -74,8 +87,13 @@ class Session:
             "optimizer": scalars, "updates": self.learner.updates, "source": self.source.state_dict(),
             "criterion": self.criterion.state_dict(), "generated_tokens": self.generated_tokens,
             "leaves": self.leaves, "before": self.before, "best": self.best, "rng": capture_rng(),
+            "detector": self.detector.state_dict(), "collapses": self.collapses, "roll_backs": self.roll_backs,
+            "is_stopped": self.is_stopped,
         }  # fmt: skip
-        return {"model": {name: value.detach() for name, value in trainable.items()}, "optimizer": moments}, state
+        tensors = {"model": {name: value.detach() for name, value in trainable.items()}, "optimizer": moments}
+        if isinstance(self.source, JudgedTrees) and self.source.critic is not None:
+            tensors["critic"] = self.source.tensors()
+        return tensors, state
 
     def restore(self, tensors: dict[str, Any], state: dict[str, Any]) -> None:
         """The inverse of `state`."""
@@ -83,9 +101,14 @@ class Session:
         self.load_model(tensors["model"])
         self.learner.optimizer.load_state_dict(join_state(tensors["optimizer"], state["optimizer"]))
         self.source.load_state_dict(state["source"])
+        if isinstance(self.source, JudgedTrees):
+            self.source.load_tensors(tensors.get("critic", {}), state["source"])
         self.criterion.load_state_dict(state["criterion"])
         self.generated_tokens, self.leaves = state["generated_tokens"], state["leaves"]
         self.before, self.best = state["before"], state["best"]
+        self.detector.load_state_dict(state["detector"])
+        self.collapses, self.roll_backs = state["collapses"], state["roll_backs"]
+        self.is_stopped = state["is_stopped"]
         restore_rng(state["rng"])
 
     def load_model(self, tensors: dict[str, torch.Tensor]) -> None:
@@ -116,21 +139,25 @@ def train(config: Config, *, resume: bool = False, listen: Listener = silent) ->
             start(session, run)
         else:
             session.restore(checkpoint.tensors, checkpoint.state)
+        keep_ledger(session, run)
         for step in range(run.start_step, config.steps):
-            if config.token_budget is not None and session.generated_tokens >= config.token_budget:
+            is_spent = config.token_budget is not None and session.generated_tokens >= config.token_budget
+            if is_spent or session.is_stopped:
                 break
             timings: dict[str, float] = {}
+            found: dict[str, float] = {}
             with timed(timings, "seconds/step"):
                 with timed(timings, "seconds/rollout"):
-                    trees = next_trees(session, step)
+                    trees = next_trees(session, step, found)
                 with timed(timings, "seconds/update"):
                     batch = pack(trees, weighting=config.advantage.weighting, aggregation=config.loss.aggregation,
-                                 train_prompts=config.learner.train_prompts)  # fmt: skip
-                    metrics = session.learner.update(batch)
+                                 prompt_weight=config.learner.prompt_weight)  # fmt: skip
+                    metrics = session.learner.update(batch, rate_factor=rate_factor(session, step))
                 session.policy.generator.load_weights(session.learner.weights(), version=session.learner.updates)
-                metrics |= rollout_metrics(trees, session.generated_tokens)
+                metrics |= rollout_metrics(trees, session.generated_tokens) | found
                 with timed(timings, "seconds/evaluation"):
                     evaluated = evaluate_if_due(session, step + 1, metrics)
+                watch(session, run, step + 1, metrics)
             if config.save_trees and session.grower is not None:
                 run.add_trees(step, trees)
             run.log(step, metrics, timings)
@@ -140,52 +167,77 @@ def train(config: Config, *, resume: bool = False, listen: Listener = silent) ->
         return finish(session, run)
 
 
-def next_trees(session: Session, step: int) -> list[Tree]:
-    """The scored trees of one step: stored ones, or fresh ones with rewards and advantages."""
+def next_trees(session: Session, step: int, found: dict[str, float]) -> list[Tree]:
+    """The scored trees of one step: stored ones, or fresh ones with rewards and advantages.
+
+    What the curriculum and the rescue measured is added to `found`.
+    """
     config = session.config
     if session.grower is None:
         assert isinstance(session.source, StoredTrees)
-        return session.source.sample(config.tasks_per_step)
+        trees = session.source.sample(config.tasks_per_step)
+        found |= session.source.metrics if isinstance(session.source, JudgedTrees) else {}
+        return trees
     assert not isinstance(session.source, StoredTrees)
-    tasks = session.source.sample(config.tasks_per_step)
-    trees = session.grower.grow(
-        tasks, seed=config.seed, iteration=step,
-        on_progress=lambda active, done: session.listen("rollout", {"active": active, "finished": done}),
-    )  # fmt: skip
-    score_trees(trees, config.reward)
+    found |= probe_if_due(session, step)
+    trees = grow_scored(session, session.source.sample(config.tasks_per_step), step)
+    found |= group_metrics(session, trees)
+    trees = rescue_failed(session, trees, step)
+    found |= session.rescue.metrics if session.rescue is not None else {}
     if config.rollout.pad_groups:
         pad_groups(trees, config.rollout.num_leaves, seed=derive_seed(config.seed, step, "pad"))
     if config.advantage.permute:
         permute_within_groups(trees, seed=derive_seed(config.seed, step, "permute"))
     estimate_advantages(trees, config.advantage)
     session.source.observe(trees)
-    session.generated_tokens += sum(tree.generated_tokens() for tree in trees)
-    session.leaves += sum(len(tree.leaves) for tree in trees)
     return trees
+
+
+def rate_factor(session: Session, step: int) -> float:
+    """What the learning rate of a step is multiplied by: decay by steps, by the curriculum's rounds, by roll-backs."""
+    config = session.config
+    factor = config.learner.lr_decay ** (step // config.learner.lr_decay_every)
+    factor *= config.stability.roll_back_lr**session.roll_backs
+    lr_factor = getattr(session.source, "lr_factor", None)
+    return factor if lr_factor is None else factor * float(lr_factor(step))
 
 
 def open_session(config: Config, listen: Listener = silent) -> Session:
     """Loads the model and builds every part that the configuration names."""
-    supervised = config.learner.kind == "sft"
-    if supervised and not config.data:
-        raise ConfigError("learner.kind is 'sft', which learns from stored episodes: set data=[FILE]")
+    is_stored = config.learner.kind in ("sft", "ppo")
+    if is_stored and not config.data:
+        raise ConfigError(
+            f"learner.kind is '{config.learner.kind}', which learns from stored episodes: set data=[FILE]"
+        )
     load(config.reward.name, REWARDS, kind="reward")
-    policy = load_policy(config, texts=read_texts(config.data) if config.data and config.model.tiny else ())
+    write = load(config.context.prompts, PROMPTS, kind="prompts").write
+    policy = load_policy(config, texts=data_texts(config.data, write) if config.data and config.model.tiny else ())
     criterion = make_criterion(config.rollout.criterion, config.rollout.width, config.rollout.criterion_options)
-    objective = load(config.learner.kind, OBJECTIVES, kind="learner")(config.loss)
-    learner = Learner(
-        policy.model, objective, config.learner, config.loss, total_steps=config.steps, seed=config.seed,
-        reference=Reference(policy.model) if objective.needs_reference else None,
-    )  # fmt: skip
+    learner = open_learner(config, policy)
     source: Curriculum | StoredTrees
-    if supervised:
-        source = StoredTrees(config.data, policy.context, seed=config.seed)
+    rescue = None
+    if is_stored:
+        source = open_stored_trees(config, policy, learner)
     else:
         tasks = load_tasks(config, config.environment.split, config.environment.num_tasks)
         curriculum = config.curriculum
         source = make_curriculum(curriculum.name, tasks, seed=config.seed, options=curriculum.options)
-    grower = None if supervised else policy.grower(config, criterion)
-    return Session(config, policy, learner, grower, criterion, source, listen)
+        rescue = make_rescue(config.rescue.name, tasks, seed=config.seed, options=config.rescue.options)
+    grower = None if is_stored else policy.grower(config, criterion)
+    detector = CollapseDetector(config.stability.collapse_below, config.stability.patience)
+    return Session(config, policy, learner, grower, criterion, source, rescue, detector, listen)
+
+
+def open_learner(config: Config, policy: Policy) -> Learner:
+    """The learner of `learner.kind`, with the policy as it is now for a reference where it needs one."""
+    common: dict[str, Any] = {"total_steps": config.steps, "seed": config.seed}
+    if config.learner.kind == "ppo":
+        return PpoLearner(policy.model, config.learner, config.loss, config.ppo, **common)
+    objective = load(config.learner.kind, OBJECTIVES, kind="learner")(config.loss)
+    if config.stability.log_kl and config.learner.kind == "policy_gradient":
+        objective.needs_reference = True
+    reference = Reference(policy.model) if objective.needs_reference else None
+    return Learner(policy.model, objective, config.learner, config.loss, reference=reference, **common)
 
 
 def start(session: Session, run: Run) -> None:
@@ -197,7 +249,10 @@ def start(session: Session, run: Run) -> None:
     if settings.every:
         result = play(session, settings.split, settings.num_tasks).summary()
         session.best = {"step": 0, "success": result["success"], "score": result["score"]}
+        session.detector.observe(0, result["success"])
         session.listen("evaluation", {"step": 0, **result})
+    if isinstance(session.source, JudgedTrees) and session.config.save_trees:
+        session.source.save(run.directory / "judged_trees.jsonl")
     save(session, run, 0)
 
 
@@ -215,6 +270,41 @@ def evaluate_if_due(session: Session, updates: int, metrics: dict[str, Any]) -> 
         session.best = {"step": updates, "success": mark[0], "score": mark[1]}
     session.listen("evaluation", {"step": updates, **result})
     return True
+
+
+def watch(session: Session, run: Run, updates: int, metrics: dict[str, Any]) -> None:
+    """Looks for a collapse after an evaluation, says when and why, and does what `stability.on_collapse` says."""
+    session.detector.note(metrics)
+    if "eval/success" not in metrics:
+        return
+    collapse = session.detector.observe(updates, metrics["eval/success"])
+    metrics["stability/collapses"] = len(session.collapses) + (collapse is not None)
+    if collapse is None:
+        return
+    session.collapses.append(collapse.to_dict())
+    session.listen("note", {"text": str(collapse)})
+    rule = session.config.stability.on_collapse
+    session.is_stopped = rule == "stop"
+    if rule == "roll_back":
+        best = load_checkpoint(best_directory(session, run), names={"model", "optimizer"})
+        session.load_model(best.tensors["model"])
+        moments = join_state(best.tensors["optimizer"], best.state["optimizer"])
+        session.learner.optimizer.load_state_dict(moments)
+        session.roll_backs += 1
+        session.detector.start_over()
+
+
+def best_directory(session: Session, run: Run) -> Path:
+    """The checkpoint of the best step on validation."""
+    return run.directory / "checkpoints" / f"step-{session.best['step']:06d}"
+
+
+def keep_ledger(session: Session, run: Run) -> None:
+    """Gives a curriculum that keeps a ledger its file, without what a resumed run writes again."""
+    source: Any = session.source
+    if hasattr(source, "ledger"):
+        source.ledger = Ledger(run.directory / "hard_samples.jsonl")
+        source.ledger.truncate(run.start_step)
 
 
 def play(session: Session, split: str, count: int | None) -> Evaluation:
@@ -237,12 +327,12 @@ def finish(session: Session, run: Run) -> dict[str, Any]:
     """Goes back to the best step on validation, plays the test set, saves the model and writes the summary."""
     config, settings = session.config, session.config.evaluation
     if settings.every:
-        best = run.directory / "checkpoints" / f"step-{session.best['step']:06d}"
-        session.load_model(load_checkpoint(best, names={"model"}).tensors["model"])
+        session.load_model(load_checkpoint(best_directory(session, run), names={"model"}).tensors["model"])
     summary: dict[str, Any] = {
         "name": config.name, "seed": config.seed, "steps": session.learner.updates, "best": session.best,
         "generated_tokens": session.generated_tokens, "leaves": session.leaves,
         "tokens_per_leaf": session.generated_tokens / session.leaves if session.leaves else None,
+        "collapses": session.collapses, "stopped": session.is_stopped,
     }  # fmt: skip
     if settings.test_split is not None:
         after = play(session, settings.test_split, settings.test_tasks)

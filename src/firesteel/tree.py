@@ -21,7 +21,10 @@ LEAF_STATUSES = ("active", "finished", "truncated", "overflow", "failed")
 
 @dataclass(slots=True)
 class Step:
-    """What came of one response: how it was read, what the environment answered."""
+    """What came of one response: how it was read, what the environment answered.
+
+    Where it was chosen among candidates, `candidates` has the score of each label and `label` is its own.
+    """
 
     text: str
     action: str
@@ -34,6 +37,8 @@ class Step:
     observation: str = ""
     reward: float = 0.0
     entropy: float | None = None
+    label: str = ""
+    candidates: dict[str, float] | None = None
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 from collections.abc import Sequence
@@ -74,6 +75,9 @@ def test_a_correct_environment_passes_and_is_measured():
     assert (report.num_episodes, report.num_forks) == (4, 12)
     assert report.fork_ms >= 0 and report.reset_ms >= 0 and report.steps_per_second > 0
     assert 0 <= report.mean_fork_depth <= 5
+    # Each episode of 6 steps: two resets and 6 steps again; then three forks, parent and child to the end each.
+    total_depth = round(12 * report.mean_fork_depth)
+    assert report.num_compared == 4 * (2 + 6) + 2 * (12 * 6 - total_depth)
 
 
 def test_the_report_is_json_and_readable():
@@ -353,13 +357,22 @@ def what_scienceworld_lacks() -> str:
     return ""
 
 
+def lacks_bfcl() -> bool:
+    return importlib.util.find_spec("bfcl_eval") is None
+
+
 NEEDS = {
+    "bfcl": [pytest.mark.skipif(lacks_bfcl(), reason="bfcl-eval is not installed; see docs/environments.md")],
+    "mmlu_pro": [pytest.mark.skip(reason="its questions come from the Hub or from a file of the user")],
     "scienceworld": [
         pytest.mark.system,
         pytest.mark.skipif(bool(what_scienceworld_lacks()), reason=what_scienceworld_lacks()),
     ],
 }
-SMALL = {"scienceworld": {"episodes": 1, "steps": 4}}
+SMALL = {
+    "scienceworld": {"episodes": 1, "steps": 4},
+    "tool_questions": {"actions": ["calculator: 2 + 2", "cot: nothing to work out", "answer: A"]},
+}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=NEEDS.get(name, [])) for name in sorted(ENVIRONMENTS)])

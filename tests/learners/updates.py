@@ -44,10 +44,10 @@ def learner(
     total_steps: int = 10,
     **settings: Any,
 ) -> Learner:
-    """A learner that leaves gradients as they are unless told otherwise."""
+    """A learner that runs rows one by one and leaves gradients as they are unless told otherwise."""
     losses = LossConfig(**loss or {})
     objective = (SupervisedObjective if kind == "sft" else PolicyGradientObjective)(losses)
-    config = LearnerConfig(**{"lr": 1e-4, "max_grad_norm": 1e9} | settings)
+    config = LearnerConfig(**{"lr": 1e-4, "max_grad_norm": 1e9, "packing": "rows"} | settings)
     reference = Reference(model) if objective.needs_reference else None
     return Learner(model, objective, config, losses, total_steps=total_steps, reference=reference)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
+from firesteel.environments.fork import Forked, History, fork_by_rung, observation_hash, record
 from firesteel.errors import CannotFork
 from firesteel.types import ExpertStep, Observation, StepResult, Task
+
+__all__ = ["FORK_RUNGS", "Environment", "observation_hash"]
 
 FORK_RUNGS = ("native", "snapshot", "replay", "none")
 
@@ -16,13 +18,34 @@ FORK_RUNGS = ("native", "snapshot", "replay", "none")
 class Environment(ABC):
     """A text environment, written as plain synchronous code.
 
-    After `reset`, `goal` is the one-sentence instruction of the task. `fork_rung` says how `fork`
-    works: "native" (copy), "snapshot" (save and restore), "replay" (a fresh environment is reset with the
-    same task and seed and the same actions are played again, every observation checked), or "none".
+    After `reset`, `goal` is the one-sentence instruction of the task. `fork_rung` says how `fork` works, and is
+    often all that a class has to say about it:
+
+    - "native": the whole environment is copied (`copy.deepcopy`, or a `fork` of its own);
+    - "snapshot": a new environment takes over what `snapshot` returns, by `restore`;
+    - "replay": a new environment is reset with the same task and seed and plays the same actions; every
+      observation is compared with what this one saw. `reset` and `step` of such a class are recorded for it;
+    - "none": it cannot.
+
+    `origin` says how a fork was made and what that took; None for an environment that its class made.
     """
 
     fork_rung: ClassVar[str] = "none"
     goal: str = ""
+    origin: Forked | None = None
+    _made_with: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+    _recorded: History | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.fork_rung == "replay" and cls.fork is Environment.fork:
+            record(cls)
+
+    def __new__(cls, *arguments: Any, **options: Any) -> Self:
+        """Keeps what the constructor is called with, for `fresh`."""
+        environment = super().__new__(cls)
+        environment._made_with = (arguments, options)
+        return environment
 
     @classmethod
     @abstractmethod
@@ -38,11 +61,29 @@ class Environment(ABC):
         """Plays one action. An action that is not understood is a normal step, not an error."""
 
     def fork(self) -> Environment:
-        """An independent environment in the same state. Both can be stepped and closed on their own."""
-        raise CannotFork(
-            f"{type(self).__name__} cannot fork (fork_rung is 'none'); implement fork(), "
-            "or use the criterion 'chain', which never branches"
-        )
+        """An independent environment in the same state. Both can be stepped and closed on their own.
+
+        Raises:
+            ForkDiverged: a replay saw something else than this environment did.
+            CannotFork: `fork_rung` is "none", or what it needs is missing.
+        """
+        return fork_by_rung(self)
+
+    def snapshot(self) -> Any:
+        """The state as a value that later steps do not change; for `fork_rung` "snapshot"."""
+        raise CannotFork(f"{type(self).__name__} has no snapshot(); implement snapshot() and restore(state)")
+
+    def restore(self, state: Any) -> None:
+        """Takes over a state that `snapshot` of another environment with the same options returned."""
+        raise CannotFork(f"{type(self).__name__} has no restore(state); implement snapshot() and restore(state)")
+
+    def fresh(self) -> Environment:
+        """A new environment of the same class with the same options, not yet reset."""
+        arguments, options = self._made_with
+        return type(self)(*arguments, **options)
+
+    def expect(self, call: str, *arguments: Any) -> None:  # noqa: B027 (only environments elsewhere gain by it)
+        """Is told the call that comes next, so that an environment in another process can begin with it."""
 
     def expert(self) -> ExpertStep | None:
         """The expert's next step from the current state, or None where there is no expert or nothing left to do."""
@@ -50,11 +91,3 @@ class Environment(ABC):
 
     def close(self) -> None:  # noqa: B027 (most environments hold nothing)
         """Frees what the environment holds. Calling it twice is fine."""
-
-
-def observation_hash(observation: Observation) -> str:
-    """A short stable hash of what was seen; replays compare it step by step."""
-    text = (
-        observation.text if observation.admissible is None else "\0".join((observation.text, *observation.admissible))
-    )
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -22,12 +22,15 @@ class CheckReport:
     """What `check_environment` found; it exists only when every check passed.
 
     `fork_ms` is the median, over `num_forks` forks, of the wall time in milliseconds, at a depth of
-    `mean_fork_depth` steps; None where the environment does not fork. `checks` are the checks that ran.
+    `mean_fork_depth` steps; None where the environment does not fork. `fork_rung` is the rung that made the forks.
+    `num_compared` results were compared with those of another playing of the same actions and were the same.
+    `checks` are the checks that ran.
     """
 
     environment: str
     num_episodes: int
     num_steps: int
+    num_compared: int
     checks: tuple[str, ...]
     reset_ms: float
     steps_per_second: float
@@ -51,6 +54,7 @@ class CheckReport:
                 f"  reset    {self.reset_ms:.2f} ms",
                 f"  steps    {self.steps_per_second:,.0f} per second",
                 f"  fork     {fork}",
+                f"  the same {self.num_compared} of {self.num_compared} results of playing the same actions again",
             )
         )
 
@@ -134,6 +138,7 @@ class _Check:
         self._actions = list(actions)
         self._name = getattr(factory, "__name__", type(factory).__name__)
         self._rung = "none"
+        self._num_compared = 0
         self._reset_s: list[float] = []
         self._step_s: list[float] = []
         self._fork_s: list[float] = []
@@ -184,6 +189,7 @@ class _Check:
             environment=self._name,
             num_episodes=episodes,
             num_steps=len(self._step_s),
+            num_compared=self._num_compared,
             checks=("contract", "reset", "step", "fork") if forks else ("contract", "reset", "step"),
             reset_ms=statistics.median(self._reset_s) * 1000,
             steps_per_second=len(self._step_s) / max(sum(self._step_s), 1e-9),
@@ -283,6 +289,8 @@ class _Check:
         self._fork_depths.append(depth)
         is_new = isinstance(child, Environment) and child is not parent
         self._require("fork", f"step {depth}", is_new, "another Environment", child)
+        if child.origin is not None:
+            self._rung = child.origin.rung
         return child
 
     def _reset(self, environment: Environment, task: Task, seed: int) -> tuple[Observation, _Moment]:
@@ -330,6 +338,7 @@ class _Check:
 
     def _compare(self, episode: _Episode, step: int, check: str, got: _Moment, where: str) -> None:
         expected = episode.moments[step]
+        self._num_compared += 1
         if got != expected:
             action = f" ({episode.actions[step - 1]!r})" if step else ""
             wanted = ", ".join(_differences(expected, got))

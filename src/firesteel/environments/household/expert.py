@@ -48,9 +48,10 @@ def _fetch(world: World) -> ExpertStep:
     if not known:
         return _search(world, game.goal.object_type)
     target = min(known, key=lambda t: (not world.is_treated(t), world.where[t] != world.place, t))
-    name = game.names[target]
-    take = f"take {name} from {game.layout.names[world.where[target]]}"
-    return _reach(world, world.where[target], take, f"found {game.goal.object_type}")
+    name, place = game.names[target], world.where[target]
+    is_here = place == world.place
+    reason = f"the {name} is here" if is_here else f"the {game.goal.object_type} is not here"
+    return _reach(world, place, f"take {name} from {game.layout.names[place]}", reason)
 
 
 def _light(world: World) -> ExpertStep:
@@ -139,7 +140,7 @@ def _search(world: World, object_type: str) -> ExpertStep:
     is_open = types[place] != kind_here and (len(rivals) > 1 or tiers[place] > 0)
     has_found_here = any(world.game.object_types[thing] == object_type for thing in world.contents(here))
     is_start = here == MIDDLE or has_found_here
-    reason = f"find {object_type}" if is_start else f"no {object_type} here"
+    reason = f"find {object_type}" if is_start else f"the {object_type} is not here"
     return ExpertStep(f"go to {layout.names[place]}", is_open, reason)
 
 

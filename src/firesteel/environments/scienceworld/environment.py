@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import zip_longest
 from typing import Any, ClassVar
 
-from firesteel.environments.base import Environment, observation_hash
+from firesteel.environments.base import Environment
+from firesteel.environments.fork import Forked, require_same
 from firesteel.environments.scienceworld.catalogue import (
     VARIATIONS,
     check_simplifications,
@@ -17,7 +17,7 @@ from firesteel.environments.scienceworld.catalogue import (
 from firesteel.environments.scienceworld.expert import explain
 from firesteel.environments.scienceworld.gold import gold_path
 from firesteel.environments.scienceworld.simulator import World, open_world
-from firesteel.errors import CannotFork, ConfigError, EnvironmentFailed, ForkDiverged, TaskError
+from firesteel.errors import CannotFork, ConfigError, EnvironmentFailed, TaskError
 from firesteel.plugins import nearest
 from firesteel.types import ExpertStep, Observation, StepResult, Task
 
@@ -152,6 +152,7 @@ class ScienceWorld(Environment):
         except EnvironmentFailed:
             child.close()
             raise
+        child.origin = Forked("replay", replayed_steps=len(self._actions))
         return child
 
     def _replay_in(self, child: ScienceWorld, task: Task) -> None:
@@ -166,15 +167,7 @@ class ScienceWorld(Environment):
             self._compare(len(self._actions), self._seen, child._seen)
 
     def _compare(self, number: int, expected: Observation, got: Observation) -> None:
-        if observation_hash(expected) == observation_hash(got):
-            return
-        lines = [[*observation.text.split("\n"), *(observation.admissible or ())] for observation in (expected, got)]
-        first = next((pair for pair in zip_longest(*lines, fillvalue="") if pair[0] != pair[1]), ("", ""))
-        action = repr(self._actions[number - 1]) if number else "reset"
-        raise ForkDiverged(
-            f"{self._name()}: the replay differs at step {number} of {len(self._actions)} ({action}): wanted "
-            f"{observation_hash(expected)} {first[0]!r}, got {observation_hash(got)} {first[1]!r}"
-        )
+        require_same(expected, got, number, self._actions, self._name())
 
     def expert(self) -> ExpertStep | None:
         """The next action of the simulator's gold path as long as exactly that path was followed, else None.

@@ -1,0 +1,238 @@
+"""SPaRK on tools in a small model from scratch: base, tools, SFT, and offline PPO for pairs of selector and rho.
+
+Every stage is one training of the same loop. The base learns the grammar alone: drawn actions and drawn answers. Then
+for each selector: trajectories of the training questions, a supervised stage on their sound steps and right answers,
+and PPO on all their steps. `base` plays without tools, which is the baseline of the paper; `base + tools` is the one
+that it lacks. `temperature-matched` is PPO (best, 0), played at the temperature at which its choice of tools is as
+varied as SPaRK's on validation questions: what is gained beyond it is not entropy. Test questions, and categories that
+no stage has seen, decide.
+"""
+
+import json
+import random
+from pathlib import Path
+
+from firesteel.config import Config
+from firesteel.errors import ConfigError
+from firesteel.evaluate import evaluate_policy
+from firesteel.files import write_atomic, write_json_atomic
+from firesteel.policy import load_policy, load_tasks
+from firesteel.tool_evaluation import report_by_category, tool_report
+from firesteel.trajectories import TrajectorySettings, read_trajectories
+from firesteel.trajectory_jobs import TrajectoryJob, run_job
+
+TOOLS = ("calculator", "dates", "dictionary", "logic", "reference", "search", "units")
+RHO = 0.5
+ARMS = {
+    "PPO (best, 0)": ("best", 0.0),
+    f"PPO (best, {RHO})": ("best", RHO),
+    "PPO (rarity_first, 0)": ("rarity_first", 0.0),
+    f"SPaRK (rarity_first, {RHO})": ("rarity_first", RHO),
+    f"PPO (uniform, {RHO})": ("uniform", RHO),
+}
+SPARK, PLAIN = f"SPaRK (rarity_first, {RHO})", "PPO (best, 0)"
+SEEDS = 3
+STEPS_PER_QUESTION = 3
+BASE_UPDATES, SFT_UPDATES = 15, 8
+"""Updates of the cold start and of the supervised stage, as multiples of PPO's `steps`."""
+TEMPERATURES = (0.7, 1.0, 1.3, 1.6, 2.0)
+SPLITS = ("test", "held_out")
+
+
+def config():
+    """The PPO stage; the other stages differ in the fields that `run` replaces."""
+    return Config.build(
+        {
+            "name": "spark_rare",
+            "steps": 40,
+            "tasks_per_step": 16,
+            "save_every": 0,
+            "save_trees": False,
+            "model": {"tiny": {"hidden": 96, "layers": 3, "max_context": 1024, "vocab_size": 2048}},
+            "environment": {"name": "tool_questions", "options": {"tools": list(TOOLS)}, "num_tasks": 320},
+            "context": {"mode": "full", "prompts": "compact"},
+            "rollout": {"criterion": "chain", "max_turns": STEPS_PER_QUESTION + 1, "max_response_tokens": 64},
+            "advantage": {"weighting": "node"},
+            "learner": {"kind": "ppo", "lr": 2e-4, "minibatches": 2, "micro_batch_tokens": 8192},
+            "ppo": {"rho": RHO, "kl_coef": 1.0},
+            "critic": {"folds": 2, "lr": 1e-3},
+            "evaluation": {"temperature": 0.7, "num_tasks": 60, "test_tasks": 120},
+        }
+    )  # fmt: skip
+
+
+def run(config, session):
+    """Trajectories, stages and arms for every seed; writes `results.json` and `table.md`."""
+    folder = Path(config.runs_dir) / config.name
+    data = {name: trajectories(config, session, name) for name in ("base", "best", "rarity_first", "uniform")}
+    results = {}
+    for seed in range(config.seed, config.seed + SEEDS):
+        seeded = config.updated({"seed": seed})
+        for arm, found in one_seed(seeded, session, data).items():
+            results.setdefault(arm, []).append(found)
+        write_json_atomic(folder / "results.json", results)
+    table = markdown_table(results)
+    write_atomic(folder / "table.md", table.encode())
+    return {"text": table, "table": str(folder / "table.md"), "results": str(folder / "results.json")}
+
+
+def one_seed(config, session, data):
+    """All arms of one seed: what each scored on each split."""
+    base = session.train(base_stage(config, data["base"]))["model"]
+    results = {
+        "base": scored(config, session, base, tools=()),
+        "base + tools": scored(config, session, base),
+    }
+    trained = {}
+    for selector in ("best", "rarity_first", "uniform"):
+        trained[selector] = session.train(sft_stage(config, base, selector, data[selector]))["model"]
+        results[f"SFT ({selector})"] = scored(config, session, trained[selector])
+    models = {}
+    for arm, (selector, rho) in ARMS.items():
+        stage = ppo_stage(config, arm, trained[selector], data[selector], rho)
+        try:
+            models[arm] = session.train(stage)["model"]
+        except ConfigError as error:
+            if not str(error).startswith("the reward has no variance"):
+                raise
+            results[arm] = {"refused": str(error)}
+            continue
+        results[arm] = scored(config, session, models[arm]) | last_figures(stage)
+    if SPARK in models and PLAIN in models:
+        temperature = matched_temperature(config, session, models[PLAIN], models[SPARK])
+        matched = config.updated({"evaluation": {"temperature": temperature}})
+        results["temperature-matched"] = scored(matched, session, models[PLAIN]) | {"temperature": temperature}
+    return results
+
+
+# stages
+
+
+def trajectories(config, session, name):
+    """The rows of the training questions under one selector; for `base` with drawn actions and drawn answers."""
+    folder = Path(config.runs_dir) / config.name / "trajectories" / name
+    session.listen("note", {"text": f"== trajectories: {name}"})
+    job = TrajectoryJob(
+        environment=config.environment.name, environment_options=config.environment.options,
+        split=config.environment.split, count=config.environment.num_tasks,
+        selector="uniform" if name == "base" else name, selector_options={"threshold": -1.0} if name == "base" else {},
+        settings=TrajectorySettings(steps=STEPS_PER_QUESTION, seed=config.seed, connections=1),
+    )  # fmt: skip
+    run_job(job, folder)
+    if name != "base":
+        return str(folder / "rows.jsonl")
+    rng = random.Random(config.seed)
+    lines = []
+    for rows in read_trajectories(folder / "rows.jsonl"):
+        letter = "ABCDEFGHIJ"[rng.randrange(len(rows[0]["mcq_options"]))]
+        lines += [json.dumps(row | {"answer_letter": letter}) for row in rows]
+    write_atomic(folder / "grammar.jsonl", ("\n".join(lines) + "\n").encode())
+    return str(folder / "grammar.jsonl")
+
+
+def base_stage(config, rows):
+    """The grammar-only cold start: all text of trajectories whose actions and answers were drawn."""
+    return config.updated(
+        {
+            "name": f"{config.name}/base-seed{config.seed}", "steps": BASE_UPDATES * config.steps, "data": [rows],
+            "tasks_per_step": 8,
+            "learner": {"kind": "sft", "lr": 2e-3, "schedule": "cosine", "warmup_steps": 20, "minibatches": 1,
+                        "prompt_weight": 0.3},
+            "ppo": {"sft_filter": "none"},
+        }
+    )  # fmt: skip
+
+
+def sft_stage(config, base, selector, rows):
+    """Sound steps of trajectories with a right answer, and these answers."""
+    return config.updated(
+        {
+            "name": f"{config.name}/sft-{selector}-seed{config.seed}", "steps": SFT_UPDATES * config.steps,
+            "data": [rows], "tasks_per_step": 8, "model": {"path": base, "tiny": None},
+            "learner": {"kind": "sft", "lr": 1e-3, "schedule": "cosine", "warmup_steps": 10, "minibatches": 1},
+        }
+    )  # fmt: skip
+
+
+def ppo_stage(config, arm, model, rows, rho):
+    """One arm of PPO on all steps of its trajectories."""
+    name = arm.replace(" ", "").replace("(", "-").replace(",", "-").replace(")", "")
+    return config.updated(
+        {
+            "name": f"{config.name}/{name}-seed{config.seed}", "data": [rows],
+            "model": {"path": model, "tiny": None}, "ppo": {"rho": rho},
+        }
+    )  # fmt: skip
+
+
+# evaluation
+
+
+def played(config, session, model, split, count, tools=None):
+    """The records of one episode for each question of a split."""
+    changes = {"model": {"path": model, "tiny": None}}
+    if tools is not None:
+        changes["environment"] = {"options": {"tools": list(tools)}}
+    config = config.updated(changes)
+    session.listen("note", {"text": f"playing {split} with {model}"})
+    tasks = load_tasks(config, split, count)
+    return evaluate_policy(load_policy(config), config, tasks, split=split).records
+
+
+def scored(config, session, model, tools=None):
+    """The reports of a model on both splits, by category."""
+    known = TOOLS if tools is None else tools
+    count = config.evaluation.test_tasks
+    return {split: report_by_category(played(config, session, model, split, count, tools), known) for split in SPLITS}
+
+
+def matched_temperature(config, session, plain, rare):
+    """Of `TEMPERATURES` the one at which `plain` chooses tools with an entropy nearest to that of `rare`."""
+
+    def entropy(model, temperature):
+        settings = config.updated({"evaluation": {"temperature": temperature}})
+        records = played(settings, session, model, "validation", config.evaluation.num_tasks)
+        return tool_report(records, TOOLS)["entropy"] or 0.0
+
+    wanted = entropy(rare, config.evaluation.temperature)
+    return min(TEMPERATURES, key=lambda temperature: abs(entropy(plain, temperature) - wanted))
+
+
+def last_figures(stage):
+    """KL and explained variance from the last line of a run's log."""
+    path = Path(stage.runs_dir) / stage.name / "metrics.jsonl"
+    last = json.loads(path.read_text().splitlines()[-1])
+    return {name: last.get(name) for name in ("losses/kl", "critic/explained_variance", "losses/clip_fraction")}
+
+
+def markdown_table(results):
+    """One line for each arm and split: means over seeds, of the ends of the intervals, too."""
+    lines = [
+        "| arm | split | accuracy | 95% interval | tool entropy | 95% interval | coverage | calls | KL | expl. var. |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for arm, seeds in results.items():
+        whole = [each for each in seeds if "refused" not in each]
+        if not whole:
+            lines.append(f"| {arm} | refused: {seeds[0]['refused'].partition(';')[0]} |" + " |" * 8)
+            continue
+        for split in SPLITS:
+            reports = [each[split]["all"] for each in whole]
+            cells = [number(mean(reports, name)) for name in ("entropy", "coverage", "calls")]
+            accuracy, low, high = (f"{100 * mean(reports, name):.1f}" for name in ("accuracy", "low", "high"))
+            spread = " to ".join(number(mean(reports, name)) for name in ("entropy_low", "entropy_high"))
+            ends = [number(mean(whole, name)) for name in ("losses/kl", "critic/explained_variance")]
+            row = [arm, split, accuracy, f"{low} to {high}", cells[0], spread, cells[1], cells[2], *ends]
+            lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines) + "\n"
+
+
+def mean(reports, name):
+    """The mean of a figure over the reports that have it; None where none has."""
+    known = [report[name] for report in reports if report.get(name) is not None]
+    return sum(known) / len(known) if known else None
+
+
+def number(value):
+    """A figure with two digits, or a dash."""
+    return "-" if value is None else f"{value:.2f}"

@@ -1,0 +1,105 @@
+"""SPaRK's threshold and rho: 5, 6 and 7 by five values of rho, one seed, with a table and a plot.
+
+A lower threshold lets weaker actions in; rho weighs how far below the best they score against whether the step was
+sound. For each threshold: trajectories, a supervised stage, and one PPO run for each rho, from the base of
+`spark_rare`.
+"""
+
+from pathlib import Path
+
+from firesteel.errors import ConfigError, MissingDependency
+from firesteel.files import write_atomic, write_json_atomic
+from firesteel.recipes import load_recipe
+from firesteel.trajectories import TrajectorySettings
+from firesteel.trajectory_jobs import TrajectoryJob, run_job
+
+THRESHOLDS = (5.0, 6.0, 7.0)
+RHOS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def config():
+    """The settings of `spark_rare`."""
+    return load_recipe("spark_rare").config().updated({"name": "spark_rare_ablation"})
+
+
+def run(config, session):
+    """All cells; writes `results.json`, `table.md` and `ablation.svg`, and says how long it took."""
+    stages = load_recipe("spark_rare").module
+    folder = Path(config.runs_dir) / config.name
+    base = session.train(stages.base_stage(config, stages.trajectories(config, session, "base")))["model"]
+    results = {}
+    for threshold in THRESHOLDS:
+        rows = rare_rows(config, session, folder, threshold, stages.STEPS_PER_QUESTION)
+        trained = session.train(stages.sft_stage(config, base, f"threshold{threshold:g}", rows))["model"]
+        for rho in RHOS:
+            stage = stages.ppo_stage(config, f"threshold{threshold:g}-rho{rho:g}", trained, rows, rho)
+            try:
+                model = session.train(stage)["model"]
+            except ConfigError as error:
+                if not str(error).startswith("the reward has no variance"):
+                    raise
+                results[f"{threshold:g}/{rho:g}"] = None
+                continue
+            results[f"{threshold:g}/{rho:g}"] = stages.scored(config, session, model)
+    write_json_atomic(folder / "results.json", results)
+    table = markdown_table(results)
+    write_atomic(folder / "table.md", table.encode())
+    return {"text": table, "table": str(folder / "table.md"), "plot": str(plot(results, folder / "ablation.svg"))}
+
+
+def rare_rows(config, session, folder, threshold, steps):
+    """The rows of `rarity_first` with a threshold."""
+    session.listen("note", {"text": f"== trajectories: threshold {threshold:g}"})
+    job = TrajectoryJob(
+        environment=config.environment.name, environment_options=config.environment.options,
+        split=config.environment.split, count=config.environment.num_tasks, selector="rarity_first",
+        selector_options={"threshold": threshold},
+        settings=TrajectorySettings(steps=steps, seed=config.seed, connections=1),
+    )  # fmt: skip
+    place = folder / "trajectories" / f"threshold{threshold:g}"
+    run_job(job, place)
+    return str(place / "rows.jsonl")
+
+
+def figure(results, threshold, rho, name):
+    """A figure of one cell on the test split; None where the cell's reward was refused."""
+    found = results[f"{threshold:g}/{rho:g}"]
+    return None if found is None else found["test"]["all"][name]
+
+
+def markdown_table(results):
+    """Accuracy (tool entropy) on the test split: thresholds down, rho across."""
+    lines = ["| threshold | " + " | ".join(f"rho {rho:g}" for rho in RHOS) + " |", "| --- |" + " --- |" * len(RHOS)]
+    for threshold in THRESHOLDS:
+        cells = []
+        for rho in RHOS:
+            accuracy = figure(results, threshold, rho, "accuracy")
+            entropy = figure(results, threshold, rho, "entropy")
+            cells.append("refused" if accuracy is None else f"{accuracy:.1%} ({entropy or 0:.2f})")
+        lines.append(f"| {threshold:g} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(results, path):
+    """Accuracy and tool entropy over rho, one line for each threshold."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise MissingDependency("drawing curves needs matplotlib: pip install 'firesteel[plot]'") from error
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "firesteel"
+    from matplotlib import pyplot
+
+    drawing, axes = pyplot.subplots(1, 2, figsize=(9, 3.6))
+    for axis, name in zip(axes, ("accuracy", "entropy"), strict=True):
+        for threshold in THRESHOLDS:
+            points = [(rho, figure(results, threshold, rho, name)) for rho in RHOS]
+            known = [(rho, value) for rho, value in points if value is not None]
+            axis.plot([rho for rho, _ in known], [value for _, value in known], "o-", label=f"above {threshold:g}")
+        axis.set(xlabel="rho", ylabel=f"{name} on test questions")
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    drawing.tight_layout()
+    drawing.savefig(path, metadata={"Date": None})
+    pyplot.close(drawing)
+    return path

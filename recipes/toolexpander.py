@@ -1,0 +1,187 @@
+"""Do few-shot versions of hard samples, or made-up examples, help a weak model to call tools?
+
+Stages: a cold start that teaches a small model to use demonstrations; the table that says whether examples help it
+with what it cannot solve, without which nothing further is run; then eight arms, each with four learning rates and
+three seeds; a table and a plot. An arm takes a few minutes on one CPU thread, all of them a night; `--continue` goes
+on. `firesteel train toolexpander steps=20` shortens every arm.
+"""
+
+import json
+from pathlib import Path
+
+from firesteel.annotate import collect_expert_episodes, save_episodes
+from firesteel.branching import Chain
+from firesteel.compare import compare, plot_curves
+from firesteel.config import Config
+from firesteel.environments.tool_calls import ToolCalls
+from firesteel.evaluate import evaluate
+from firesteel.few_shot_table import few_shot_table, hard_samples_left
+from firesteel.files import write_atomic, write_json_atomic
+from firesteel.overrides import merge
+from firesteel.policy import load_policy, load_tasks
+from firesteel.probing import GrowerPlay
+
+SEEDS = 3
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+ROUND = 20
+COLD_START = {"episodes": 20_000, "steps": 3000, "tasks_per_step": 16, "tiny": {"hidden": 128, "layers": 3}}
+
+HARD = {"curriculum": {"name": "hard_sampling", "options": {"steps_per_round": ROUND, "rollouts": 10}}}
+ADD = {"curriculum": {"name": "hard_sampling", "options": {**HARD["curriculum"]["options"], "mode": "add"}}}
+DECAY = {"learner": {"lr_decay": 0.8, "lr_decay_every": ROUND}}
+EXEMPLIFY = {
+    "environment": {"options": {"exemplify": True}},
+    "rollout": {"max_response_tokens": 384},
+    "loss": {"kl_coef": 0.0, "clip_high": 0.26},
+}
+BONUS = {"reward": {"name": "self_exemplifying"}}
+ARMS = {
+    "GRPO": {},
+    "GRPO, same decay": DECAY,
+    "replace": HARD,
+    "add": ADD,
+    "self-exemplifying": EXEMPLIFY | BONUS | DECAY,
+    "self-exemplifying, no bonus": EXEMPLIFY | DECAY,
+    "self-exemplifying, replace": EXEMPLIFY | BONUS | HARD,
+}
+"""The cold start itself is the eighth arm: it is trained no further, so that its rate does not matter."""
+
+
+def config():
+    """GRPO as the paper trains it, at the size of a laptop; the arms differ in the fields of `ARMS`."""
+    return Config.build(
+        {
+            "name": "toolexpander",
+            "steps": 60,
+            "tasks_per_step": 16,
+            "environment": {
+                "name": "tool_calls", "num_tasks": 240, "options": {"terse": True, "schemas": "signature"},
+            },
+            "context": {"mode": "full", "prompts": "tool_calls"},
+            "rollout": {
+                "criterion": "chain", "num_leaves": 5, "num_roots": 5, "max_turns": 1, "max_response_tokens": 160,
+            },
+            "reward": {"name": "outcome", "invalid_penalty": 0.0},
+            "advantage": {"baseline": "group_mean", "std": "sample"},
+            "loss": {"kl_coef": 0.001, "aggregation": "token_mean"},
+            "learner": {"lr": 3e-4, "minibatches": 4, "micro_batch_tokens": 8192},
+            "stability": {"log_kl": True},
+            "evaluation": {
+                "every": 5, "num_tasks": 100, "temperature": 0.7, "test_split": "test_tasks", "test_tasks": 200,
+            },
+            "save_every": 0,
+            "save_trees": False,
+        }
+    )  # fmt: skip
+
+
+def run(config, session):
+    """Cold start, table, arms."""
+    folder = Path(config.runs_dir) / config.name
+    config = config.updated({"model": {"path": cold_start(config, session)["model"]}})
+    table = first_table(config)
+    session.listen("note", {"text": table.text()})
+    write_atomic(folder / "few_shot.md", table.text().encode())
+    if not table.lifts:
+        verdict = "Selected examples do not lift pass@10 for certain, so the arms could show nothing: not started."
+        return {"text": f"{table.text()}\n{verdict}", "table": str(folder / "few_shot.md")}
+    return run_arms(config, session, ARMS)
+
+
+def cold_start(config, session):
+    """Supervised episodes with 0 to 4 demonstrations of tools drawn anew, a quarter of them with made-up examples."""
+    folder = Path(config.runs_dir) / config.name
+    episodes = folder / "cold_start.jsonl"
+    if not episodes.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        options = config.environment.options
+        tasks = ToolCalls.tasks("cold_start", count=COLD_START["episodes"], seed=config.seed, **options)
+        save_episodes(episodes, collect_expert_episodes(ToolCalls, tasks, options))
+    settings = {
+        "name": f"{config.name}/cold_start", "data": [str(episodes)],
+        "steps": COLD_START["steps"], "tasks_per_step": COLD_START["tasks_per_step"],
+        "model": {"path": None, "tiny": {"max_context": 1024, "vocab_size": 1024, **COLD_START["tiny"]}},
+        "advantage": {"weighting": "node"}, "loss": {"kl_coef": 0.0}, "stability": {"log_kl": False},
+        "learner": {
+            "kind": "sft", "lr": 2e-3, "schedule": "cosine", "warmup_steps": 50, "weight_decay": 0.01,
+            "minibatches": 1, "prompt_weight": 0.1,
+        },
+        "evaluation": {"every": max(1, COLD_START["steps"] // 6), "test_split": None},
+    }  # fmt: skip
+    return session.train(config.updated(settings))
+
+
+def player(config, policy):
+    """What probes with a policy: the same seeds for whatever is compared."""
+    return GrowerPlay(policy.grower(config, Chain()), config.evaluation.seed)
+
+
+def first_table(config):
+    """Table 2 of the paper, with the cold start."""
+    tasks = load_tasks(config, config.environment.split, config.environment.num_tasks)
+    return few_shot_table(tasks, player(config, load_policy(config)), seed=config.seed)
+
+
+def run_arms(config, session, arms):
+    """Every arm with every rate and seed, what each came to, and a row an arm."""
+    folder, seeds = Path(config.runs_dir) / config.name, range(config.seed, config.seed + SEEDS)
+    grid = {f"{arm}, lr {rate:g}": merge(settings, {"learner": {"lr": rate}})
+            for arm, settings in arms.items() for rate in RATES}  # fmt: skip
+    grid["cold start"] = {"steps": 0, "evaluation": {"every": 0}}
+    compare(config, session, grid, seeds)
+    results = json.loads((folder / "results.json").read_text())
+    for name, settings in grid.items():
+        for seed, summary in zip(seeds, results[name], strict=True):
+            summary |= measure(config.updated(settings), summary, folder / f"{name}-seed{seed}" / "measured.json")
+    write_json_atomic(folder / "measured.json", results)
+    chosen = {arm: best_rate(results, arm) for arm in ("cold start", *arms)}
+    table = arms_table(results, chosen)
+    write_atomic(folder / "arms.md", table.encode())
+    plot = plot_curves({name: results[name] for name in chosen.values()}, folder / "arms.svg", title=config.name)
+    return {"text": table, "table": str(folder / "arms.md"), "plot": str(plot)}
+
+
+def measure(config, summary, path):
+    """Success on held-out tools and the training tasks that a fresh probe leaves unsolved; kept beside the run."""
+    if not path.exists():
+        trained = config.updated({"model": {"path": summary["model"]}, "evaluation": {"num_tasks": 200}})
+        policy = load_policy(trained)
+        tasks = load_tasks(trained, trained.environment.split, trained.environment.num_tasks)
+        left = hard_samples_left(tasks, player(trained, policy))
+        tools = evaluate(trained, split="test_tools", policy=policy).summary()["success"]
+        write_json_atomic(path, {"tools": tools, "hard_left": left.n - left.solved, "probed": left.n})
+    return json.loads(path.read_text())
+
+
+def best_rate(results, arm):
+    """The name under which an arm did best on validation, on average over its seeds."""
+    names = names_of(results, arm)
+    return max(names, key=lambda name: mean(run["best"]["success"] or 0.0 for run in results[name]))
+
+
+def names_of(results, arm):
+    """The names of an arm's runs at all rates."""
+    return [name for name in results if name == arm or name.startswith(f"{arm}, lr ")]
+
+
+def arms_table(results, chosen):
+    """A row an arm at its best rate on validation; collapses are counted over all rates."""
+    head = "| arm | held-out tasks | held-out tools | hard samples left | collapsed (all rates) | tokens | minutes |"
+    rows = [head, "|---|--:|--:|--:|--:|--:|--:|"]
+    for arm, name in chosen.items():
+        runs = results[name]
+        every = [run for other in names_of(results, arm) for run in results[other]]
+        cells = (
+            name, f"{mean(run['after']['success'] for run in runs):.1%}", f"{mean(run['tools'] for run in runs):.1%}",
+            f"{mean(run['hard_left'] for run in runs):.1f} of {runs[0]['probed']}",
+            f"{sum(bool(run['collapses']) for run in every)} of {len(every)}",
+            f"{mean(run['generated_tokens'] for run in runs):,.0f}", f"{mean(run['seconds'] for run in runs) / 60:.1f}",
+        )  # fmt: skip
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def mean(values):
+    """The mean of some numbers."""
+    listed = list(values)
+    return sum(listed) / len(listed)

@@ -1,0 +1,146 @@
+"""The commands `trajectories` and `judge compare`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from firesteel.config import parse_overrides
+from firesteel.errors import ConfigError
+
+judge_app = typer.Typer(help="Compare judges.", no_args_is_help=True)
+
+Settings = Annotated[list[str] | None, typer.Argument(help="The environment's options as key=value.")]
+Environment = Annotated[str, typer.Option(help="tool_questions, mmlu_pro, or your own, package.module:Class.")]
+Split = Annotated[str, typer.Option(help="Split that the questions come from.")]
+Count = Annotated[int | None, typer.Option(help="How many questions; all without it.")]
+JudgeName = Annotated[str, typer.Option(help="rules, rules_with_key, llm, policy, or your own.")]
+BaseUrl = Annotated[str, typer.Option(help="Address of an OpenAI-compatible server, for `llm`.")]
+Model = Annotated[str, typer.Option(help="The server's model; for `policy` a run, a model's directory or Hub name.")]
+Cache = Annotated[Path | None, typer.Option(help="Folder that keeps the server's answers.")]
+Budget = Annotated[int | None, typer.Option(help="Most tokens to spend on the server.")]
+Selector = Annotated[str, typer.Option(help="rarity_first, usage_rarity, best, sample, uniform, or your own.")]
+Threshold = Annotated[float, typer.Option(help="An action must score above it.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object last, on standard output.")]
+
+
+def trajectories(
+    directory: Annotated[Path, typer.Argument(help="Directory to write, or to go on with.")],
+    settings: Settings = None,
+    environment: Environment = "tool_questions",
+    split: Split = "train",
+    count: Count = None,
+    writer: Annotated[str, typer.Option(help="template, llm, policy, or your own.")] = "template",
+    judge: JudgeName = "rules",
+    selector: Selector = "rarity_first",
+    threshold: Threshold = 6.0,
+    steps: Annotated[int, typer.Option(help="Steps a question.")] = 5,
+    samples: Annotated[int, typer.Option(help="Trajectories a question.")] = 1,
+    seed: Annotated[int, typer.Option(help="Decides everything random.")] = 0,
+    connections: Annotated[int, typer.Option(help="Questions worked on at a time.")] = 8,
+    base_url: BaseUrl = "",
+    model: Model = "",
+    cache: Cache = None,
+    budget_tokens: Budget = None,
+    prompt_price: Annotated[float, typer.Option(help="`--dry-run`: price of a million prompt tokens.")] = 0.0,
+    completion_price: Annotated[float, typer.Option(help="`--dry-run`: price of a million completion tokens.")] = 0.0,
+    dry_run: Annotated[bool, typer.Option(help="Say what it would cost; send and write nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write judged trajectories of multiple-choice questions; a cut-off directory is gone on with.
+
+    Example: `firesteel trajectories rows --count 200 --selector rarity_first`
+    """
+    from firesteel.cli import console, finish
+    from firesteel.trajectories import TrajectorySettings
+    from firesteel.trajectory_jobs import TrajectoryJob, run_job
+    from firesteel.trajectory_jobs import dry_run as price
+
+    made = TrajectoryJob(
+        environment=environment, environment_options=parse_overrides(settings or []), split=split, count=count,
+        writer=writer, judge=judge, selector=selector, selector_options={"threshold": threshold},
+        server=server_options(base_url, model, cache, budget_tokens),
+        policy=policy_layer(base_url, model, {writer, judge}),
+        settings=TrajectorySettings(steps=steps, samples=samples, seed=seed, connections=connections),
+    )  # fmt: skip
+    if dry_run:
+        found = price(made, prompt_price=prompt_price, completion_price=completion_price)
+        lines = (f"{name.replace('_', ' ')}: {value:,}" for name, value in found.items())
+        finish(found | {"text": "\n".join(lines)}, as_json)
+        return
+    with console.status(f"0 of {count or 'all'} questions") as status:
+        told = partial(_tell, status)
+        summary: dict[str, Any] = asdict(run_job(made, directory, on_progress=told))
+    counts = ("trajectories", "skipped", "failed", "correct", "rows")
+    summary["text"] = ", ".join(f"{summary[name]} {name}" for name in counts)
+    finish(summary | {"written": str(directory / "rows.jsonl")}, as_json)
+
+
+def _tell(status: Any, done: int, of: int) -> None:
+    status.update(f"{done} of {of} questions")
+
+
+@judge_app.command("compare")
+def compare(
+    directory: Annotated[Path, typer.Argument(help="Directory of trajectories, as `firesteel trajectories` writes.")],
+    other: Annotated[str, typer.Argument(help="The judge to compare with.")],
+    settings: Settings = None,
+    judge: JudgeName = "rules",
+    environment: Environment = "tool_questions",
+    split: Split = "train",
+    count: Count = None,
+    selector: Selector = "rarity_first",
+    threshold: Threshold = 6.0,
+    steps: Annotated[int, typer.Option(help="How many stored steps both judge.")] = 200,
+    base_url: BaseUrl = "",
+    model: Model = "",
+    cache: Cache = None,
+    budget_tokens: Budget = None,
+    as_json: Json = False,
+) -> None:
+    """How far two judges agree on the same stored steps: ranks, scores, choices and verdicts.
+
+    Example: `firesteel judge compare rows rules_with_key`
+    """
+    from firesteel.cli import finish
+    from firesteel.trajectory_jobs import TrajectoryJob, compare_job
+
+    made = TrajectoryJob(
+        environment=environment, environment_options=parse_overrides(settings or []), split=split, count=count,
+        judge=judge, selector=selector, selector_options={"threshold": threshold},
+        server=server_options(base_url, model, cache, budget_tokens),
+        policy=policy_layer(base_url, model, {judge, other}),
+    )  # fmt: skip
+    found = asdict(compare_job(made, directory, other, steps=steps))
+    shown = (f"{name.replace('_', ' ')}: {value:.3f}" for name, value in found.items() if name != "n")
+    finish({**found, "text": "\n".join([f"steps: {found['n']}", *shown])}, as_json)
+
+
+def server_options(base_url: str, model: str, cache: Path | None, budget_tokens: int | None) -> dict[str, Any]:
+    """The arguments of `ChatClient`; empty where no server is named.
+
+    Raises:
+        ConfigError: an address without a model.
+    """
+    if not base_url:
+        return {}
+    if not model:
+        raise ConfigError(f"--base-url {base_url} needs --model: which of the server's models to ask")
+    limits: dict[str, Any] = {"budget_tokens": budget_tokens, "cache_dir": cache}
+    return {"base_url": base_url, "model": model} | {name: value for name, value in limits.items() if value is not None}
+
+
+def policy_layer(base_url: str, model: str, parts: set[str]) -> dict[str, Any]:
+    """The settings of the model of `policy` parts, which `--model` names where no server does."""
+    from firesteel.cli import evaluation_config
+
+    if "policy" not in parts:
+        return {}
+    if base_url or not model:
+        raise ConfigError("'policy' writes and judges with a model in this process: give --model, and no --base-url")
+    settings = evaluation_config(model, {}).model_dump(mode="json")
+    return {"model": settings["model"], "context": settings["context"]}

@@ -1,0 +1,192 @@
+"""Single-turn tool calling as an environment: the prompt shows tools and a query, one response answers it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from firesteel.environments.base import Environment
+from firesteel.environments.tool_calls.checkers import CHECKERS, Checker, Verdict
+from firesteel.environments.tool_calls.examples import INSTRUCTIONS, write_self_exemplifying
+from firesteel.environments.tool_calls.formats import FORMATS, SCHEMAS, CallFormat
+from firesteel.environments.tool_calls.generate import SPLITS, TASK_KINDS, make_task
+from firesteel.environments.tool_calls.parsers import without_sections
+from firesteel.environments.tool_calls.prompts import show_task
+from firesteel.environments.tool_calls.tasks import (
+    Demonstration,
+    ToolTask,
+    demonstration_of,
+    demonstrations_of,
+    tool_task,
+)
+from firesteel.errors import ConfigError, EnvironmentFailed, TaskError
+from firesteel.plugins import load, nearest
+from firesteel.types import ExpertStep, Observation, StepResult, Task
+
+REASONING = ("refused", "allowed")
+
+_GENERATED = {"num_tools": 40, "documented": 0.5, "max_demonstrations": 4, "self_exemplifying": 0.25}
+_OPTIONS = ("source", "path", "format", "checker", "schemas", "terse", "reasoning", "exemplify", "self_exemplifying",
+            "num_tools", "documented", "max_demonstrations")  # fmt: skip
+
+
+class ToolCalls(Environment):
+    """One query, some tools, one answer; then the episode ends with reward 1.0 or 0.0.
+
+    `format` is how calls are written (`FORMATS`), `checker` decides what is right (`CHECKERS`), `schemas` whether tools
+    are shown as "json" or as a short "signature", `terse` whether the sentence about the format is left out.
+    `reasoning` "refused" wants calls alone (the paper's format); "allowed" passes over `<think>`, `<explore>` and
+    `<examples>` sections. `exemplify` puts ToolExpander's self-exemplifying instruction into every prompt (and allows
+    the sections); tasks marked `self_exemplifying` (cold start) have it anyway.
+
+    Tasks come from `source`: "generated" (with `num_tools`, the share of `documented` ones, and for the split
+    "cold_start" `max_demonstrations` and the share of `self_exemplifying` tasks), or a data set at `path`.
+    `Task.demonstrations` and `Task.data["hint"]`, which rescues and curricula set, are shown in the prompt.
+
+    The first observation holds everything but the query, which is in `goal`. `info` holds `success` (right and well
+    written), `score` (the same as a number), `valid` (well written), `correct` and `problem`.
+    """
+
+    fork_rung: ClassVar[str] = "native"
+
+    def __init__(
+        self,
+        *,
+        format: str | CallFormat = "hermes",
+        checker: str | Checker = "exact",
+        schemas: str = "json",
+        terse: bool = False,
+        reasoning: str = "refused",
+        exemplify: bool = False,
+        **source: Any,
+    ) -> None:
+        _check_options(source)
+        if schemas not in SCHEMAS or reasoning not in REASONING:
+            raise ConfigError(
+                f"tool_calls: schemas must be one of {SCHEMAS}, not {schemas!r}, and reasoning one of {REASONING}, "
+                f"not {reasoning!r}"
+            )
+        self._format: CallFormat = load(format, FORMATS, kind="call format") if isinstance(format, str) else format
+        self._check: Checker = load(checker, CHECKERS, kind="checker") if isinstance(checker, str) else checker
+        self._schemas = schemas
+        self._terse = terse
+        self._reasoning = reasoning
+        self._exemplify = exemplify
+        self._task: ToolTask | None = None
+        self._exemplifies = exemplify
+        self._own_examples: tuple[Demonstration, ...] = ()
+        self._is_over = False
+
+    @classmethod
+    def tasks(cls, split: str, *, count: int | None = None, seed: int = 0, **options: Any) -> Sequence[Task]:
+        """The first `count` tasks of a split; fewer are a prefix of more.
+
+        Generated splits: "cold_start" (tools drawn anew for every task, demonstrations), "train", "validation" and
+        "test_tasks" (one set of tools), "test_tools" (another); the sets are disjoint. Kinds come in shuffled rounds.
+        Data sets have the splits of their files; `seed` does not matter to them.
+        """
+        _check_options(options)
+        if count is not None and count < 0:
+            raise TaskError(f"tool_calls split '{split}': count must be at least 0, not {count}")
+        source = options.get("source", "generated")
+        if source != "generated":
+            from firesteel.environments.tool_calls.loaders import load_tasks
+
+            return load_tasks(source, options.get("path", ""), split, count)
+        if split not in SPLITS:
+            raise TaskError(f"tool_calls has no split '{split}'{nearest(split, SPLITS)}; known: {', '.join(SPLITS)}")
+        settings = {name: options.get(name, value) for name, value in _GENERATED.items()}
+        count = SPLITS[split].count if count is None else count
+        kinds = _kinds(split, seed, count)
+        return [make_task(split, seed, index, kind, **settings) for index, kind in enumerate(kinds)]
+
+    def reset(self, task: Task, *, seed: int) -> Observation:
+        """Shows the task; `seed` changes nothing."""
+        del seed
+        self._task = tool_task(task)
+        self._is_over = False
+        self._exemplifies = self._exemplify or bool(task.data.get("self_exemplifying"))
+        self._own_examples = tuple(map(demonstration_of, task.data.get("own_examples", ())))
+        self.goal = self._task.query
+        form = "terse" if self._terse else "full"
+        return Observation(
+            show_task(
+                self._task, self._format, schemas=self._schemas, demonstrations=demonstrations_of(task),
+                hint=str(task.data.get("hint", "")), instruction=INSTRUCTIONS[form] if self._exemplifies else "",
+                is_terse=self._terse,
+            )
+        )  # fmt: skip
+
+    def step(self, action: str) -> StepResult:
+        """Reads the calls, checks them and ends the episode."""
+        task = self._running()
+        self._is_over = True
+        verdict, is_valid = self.judge(action, task)
+        success = verdict.correct and is_valid
+        return StepResult(
+            Observation("Done."),
+            reward=float(success),
+            terminated=True,
+            info={
+                "success": success,
+                "score": float(success),
+                "valid": is_valid,
+                "correct": verdict.correct,
+                "problem": verdict.problem,
+            },
+        )
+
+    def judge(self, text: str, task: ToolTask) -> tuple[Verdict, bool]:
+        """Whether the calls of a text are right, and whether nothing stands around them (but allowed sections).
+
+        For a task on which no call is right, any text without calls is well written.
+        """
+        is_lenient = self._reasoning == "allowed" or self._exemplifies
+        parsed = self._format.read(without_sections(text) if is_lenient else text, task.tools)
+        if parsed.problem is not None:
+            return Verdict(False, parsed.problem), False
+        verdict = self._check(parsed.calls, task)
+        wants_none = any(not answer for answer in task.answers)
+        return verdict, not parsed.outside or (wants_none and not parsed.calls)
+
+    def fork(self) -> ToolCalls:
+        """A copy; tasks are immutable and shared."""
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    def expert(self) -> ExpertStep | None:
+        """The first accepted answer in this format, after the task's own examples where it has them."""
+        if self._is_over:
+            return None
+        task = self._running()
+        calls = task.answers[0]
+        text = self._format.write(calls) if calls else "None of the tools fits."
+        if self._exemplifies and self._own_examples:
+            text = write_self_exemplifying(text, self._own_examples, "as in the examples")
+        return ExpertStep(text, False, "call the tool" if calls else "no tool fits")
+
+    def _running(self) -> ToolTask:
+        if self._task is None:
+            raise EnvironmentFailed("tool_calls was stepped before its first reset; call reset(task, seed=...) first")
+        if self._is_over:
+            raise EnvironmentFailed("tool_calls was stepped after its episode had ended; call reset first")
+        return self._task
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    for name in options:
+        if name not in _OPTIONS:
+            raise ConfigError(
+                f"tool_calls has no option '{name}'{nearest(name, _OPTIONS)}; known: {', '.join(_OPTIONS)}"
+            )
+
+
+def _kinds(split: str, seed: int, count: int) -> list[str]:
+    """Kinds in shuffled rounds, each of which holds every kind once."""
+    rng = random.Random(f"tool_calls/kinds/{split}/{seed}")
+    drawn: list[str] = []
+    while len(drawn) < count:
+        drawn += rng.sample(TASK_KINDS, len(TASK_KINDS))
+    return drawn[:count]

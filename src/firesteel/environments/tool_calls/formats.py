@@ -1,0 +1,102 @@
+"""How tools are shown and calls are written: one `CallFormat` per name in `FORMATS`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from keyword import iskeyword
+from typing import Any
+
+from firesteel.environments.tool_calls.parsers import Parsed, read_hermes, read_llama3, read_python
+from firesteel.environments.tool_calls.tasks import Call
+from firesteel.errors import ConfigError
+
+Tools = Sequence[Mapping[str, Any]]
+
+SCHEMAS = ("json", "signature")
+
+
+@dataclass(frozen=True, slots=True)
+class CallFormat:
+    """One way of writing calls. `read(text, tools)` gives back what `write(calls)` wrote.
+
+    `rule` is the sentence that tells an instruction-tuned model how to write them.
+    """
+
+    name: str
+    rule: str
+    write: Callable[[Sequence[Call]], str]
+    read: Callable[[str, Tools], Parsed]
+
+
+def write_hermes(calls: Sequence[Call]) -> str:
+    """One `<tool_call>` element a call, a line each."""
+    return "\n".join(f"<tool_call>{_json(call.to_dict())}</tool_call>" for call in calls)
+
+
+def write_llama3(calls: Sequence[Call]) -> str:
+    """One object a call, separated by "; "."""
+    return "; ".join(_json({"name": call.name, "parameters": dict(call.arguments)}) for call in calls)
+
+
+def write_python(calls: Sequence[Call]) -> str:
+    """A list of Python calls with named arguments.
+
+    Raises:
+        ConfigError: a name or an argument's name is no Python name, so that the format cannot hold it.
+    """
+    for call in calls:
+        words = [*call.name.split("."), *call.arguments]
+        wrong = next((word for word in words if not word.isidentifier() or iskeyword(word)), None)
+        if wrong is not None:
+            raise ConfigError(f"the format 'python' cannot write '{call.name}': {wrong!r} is not a name; use 'hermes'")
+    texts = [f"{call.name}({', '.join(f'{key}={value!r}' for key, value in call.arguments.items())})" for call in calls]
+    return f"[{', '.join(texts)}]"
+
+
+FORMATS: dict[str, CallFormat] = {
+    "hermes": CallFormat(
+        "hermes",
+        'Write each call as <tool_call>{"name": NAME, "arguments": {...}}</tool_call> and nothing else.',
+        write_hermes,
+        read_hermes,
+    ),
+    "llama3": CallFormat(
+        "llama3",
+        'Write each call as {"name": NAME, "parameters": {...}}, several separated by "; ", and nothing else.',
+        write_llama3,
+        read_llama3,
+    ),
+    "python": CallFormat(
+        "python",
+        "Write the calls as one Python list, [NAME(parameter=value, ...), ...], and nothing else.",
+        write_python,
+        read_python,
+    ),
+}
+"""Qwen's and Hermes's form, Llama 3's, and Python's, as BFCL prompts for it."""
+
+
+def show_tools(tools: Tools, schemas: str) -> str:
+    """The tools as text, a line each: their JSON, or a signature that a small model can afford."""
+    return "\n".join(_json(tool) if schemas == "json" else signature(tool) for tool in tools)
+
+
+def signature(tool: Mapping[str, Any]) -> str:
+    """`name(parameter: type, other?: type) description`, with descriptions of parameters in brackets.
+
+    A "?" marks what is not required; an enumeration stands in place of its type.
+    """
+    parameters = tool["parameters"]
+    required = parameters.get("required", ())
+    shown = []
+    for name, entry in parameters.get("properties", {}).items():
+        kind = "|".join(map(str, entry["enum"])) if "enum" in entry else entry.get("type", "any")
+        note = f" ({entry['description']})" if entry.get("description") else ""
+        shown.append(f"{name}{'' if name in required else '?'}: {kind}{note}")
+    return f"{tool['name']}({', '.join(shown)}) {tool['description']}".rstrip()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,373 @@
+"""Data sets of tool-calling tasks, read record by record. A bad record is rejected by its id, never a crash."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from firesteel.annotate import Rejection
+from firesteel.environments.tool_calls.parsers import read_python
+from firesteel.environments.tool_calls.schema import tool_of
+from firesteel.environments.tool_calls.task_file import TaskFile
+from firesteel.environments.tool_calls.tasks import Call, ToolTask, call_of, shortened
+from firesteel.errors import MissingDependency, TaskError
+from firesteel.plugins import load
+
+Outcomes = Iterator[ToolTask | Rejection]
+
+FILE_SPLITS = {"train": range(0, 90), "validation": range(90, 95), "test": range(95, 100), "all": range(100)}
+"""How one file is divided, in hundredths of all ids by their hash."""
+
+_READ_CHARACTERS = 1 << 16
+
+
+def load_tasks(source: str, path: str, split: str, count: int | None) -> TaskFile:
+    """The good tasks of a split of a source (`SOURCES`); the rest is in the result's `rejected`.
+
+    `path` is a file or directory, or "hub:OWNER/DATASET/FILE" for a file of the Hugging Face Hub; "bfcl" needs none.
+    """
+    reader: Callable[[str, str], Outcomes] = load(source, SOURCES, kind="source of tool_calls")
+    # BFCL's ground truths are judged by its own checker, which reports those that fail (`label_errors`).
+    return TaskFile(reader(path, split), count=count, strict=source != "bfcl")
+
+
+def local_path(path: str) -> Path:
+    """The file or directory that a path names; files of the Hub are downloaded once, into its cache."""
+    if not path:
+        raise TaskError("this source of tool_calls reads files: set environment.options.path")
+    if not path.startswith("hub:"):
+        found = Path(path)
+        if not found.exists():
+            raise TaskError(f"'{path}' does not exist; give a file or directory, or hub:OWNER/DATASET/FILE")
+        return found
+    parts = path.removeprefix("hub:").split("/", 2)
+    if len(parts) != 3:
+        raise TaskError(f"'{path}': a file of the Hub is hub:OWNER/DATASET/FILE")
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError as error:
+        raise MissingDependency("files of the Hub need huggingface_hub: pip install huggingface_hub") from error
+    return Path(hf_hub_download("/".join(parts[:2]), parts[2], repo_type="dataset"))
+
+
+def json_records(path: Path) -> Iterator[Any]:
+    """The objects of a JSON file: a list of them, or one after the other, on lines of their own or not.
+
+    Only a window of the file is in memory. What cannot be read is yielded as a `ValueError`: in a file with one record
+    a line, the records after it are still read, in a list nothing is.
+    """
+    decoder = json.JSONDecoder()
+    with path.open(encoding="utf-8", errors="replace") as file:
+        text = file.read(_READ_CHARACTERS).lstrip().removeprefix("\ufeff")
+        in_list = text.startswith("[")
+        text = text[1:] if in_list else text
+        while True:
+            text = text.lstrip(" \t\r\n,")
+            if not text or text[0] == "]":
+                more = "" if in_list and text else file.read(_READ_CHARACTERS)
+                if not more:
+                    return
+                text += more
+                continue
+            try:
+                value, end = decoder.raw_decode(text)
+            except ValueError as error:
+                more = file.read(max(_READ_CHARACTERS, len(text)))
+                if more and (in_list or "\n" not in text):
+                    text += more
+                    continue
+                text += more
+                yield ValueError(f"not JSON: {error.args[0] if error.args else error}"[:100])
+                if in_list:
+                    return
+                text = text.partition("\n")[2]
+            else:
+                yield value
+                text = text[end:]
+
+
+def in_split(name: str, split: str) -> bool:
+    """Whether a record of a file belongs to a split of `FILE_SPLITS`; it depends on its id alone."""
+    if split not in FILE_SPLITS:
+        raise TaskError(f"a file of tasks has no split '{split}'; known: {', '.join(FILE_SPLITS)}")
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % 100 in FILE_SPLITS[split]
+
+
+def _each(records: Iterable[tuple[str, Any]], split: str, read: Callable[[str, Any], Iterable[ToolTask]]) -> Outcomes:
+    """Reads the records of a split; what is wrong with one becomes its rejection."""
+    for name, record in records:
+        if not in_split(name, split):
+            continue
+        if isinstance(record, ValueError):
+            yield Rejection(name, str(record))
+            continue
+        try:
+            yield from read(name, record)
+        except (TaskError, KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError) as error:
+            yield Rejection(name, f"{type(error).__name__}: {shortened(str(error), 200)}")
+
+
+def _numbered(prefix: str, path: Path) -> Iterator[tuple[str, Any]]:
+    for number, record in enumerate(json_records(path)):
+        given = record.get("id") if isinstance(record, Mapping) else None
+        yield f"{prefix}-{number if given is None else given}", record
+
+
+def _decoded(value: Any) -> Any:
+    """JSON that may come as text."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
+# xLAM: {"id", "query", "tools": text, "answers": text}
+
+
+def read_xlam(path: str, split: str) -> Outcomes:
+    """Salesforce's xlam-function-calling-60k, and files of the same form."""
+
+    def read(name: str, record: Any) -> Iterator[ToolTask]:
+        tools = tuple(map(tool_of, _decoded(record["tools"])))
+        answer = tuple(map(call_of, _decoded(record["answers"])))
+        messages = ({"role": "user", "content": record["query"]},)
+        yield ToolTask(name, messages, tools, (answer,), kind=kind_of(tools, answer), split=split)
+
+    return _each(_numbered("xlam", local_path(path)), split, read)
+
+
+def kind_of(tools: Sequence[Any], answer: Sequence[Any]) -> str:
+    """BFCL's name for a task: "irrelevance", or one or several calls with one or several tools on offer."""
+    if not answer:
+        return "irrelevance"
+    parallel = "parallel" if len(answer) > 1 else ""
+    return "_".join(filter(None, (parallel, "multiple" if len(tools) > 1 else ""))) or "simple"
+
+
+# ToolACE: {"system": text with a list of tools, "conversations": [{"from", "value"}]}
+
+
+def read_toolace(path: str, split: str) -> Outcomes:
+    """ToolACE: the first answer of a conversation that calls tools (all that the paper's single-turn mix uses)."""
+
+    def read(name: str, record: Any) -> Iterator[ToolTask]:
+        tools = tuple(map(tool_of, _tools_in(record["system"])))
+        messages: list[dict[str, str]] = []
+        for turn in record["conversations"]:
+            role, text = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
+            if role == "assistant" and text.strip().startswith("["):
+                answer = read_spaced_calls(text, tools)
+                yield ToolTask(name, tuple(messages), tools, (answer,), kind=kind_of(tools, answer), split=split)
+                return
+            messages.append({"role": str(role), "content": str(text)})
+        raise TaskError("no answer of the conversation calls a tool")
+
+    return _each(_numbered("toolace", local_path(path)), split, read)
+
+
+def _tools_in(text: str) -> Any:
+    """The first JSON list of objects in a text."""
+    for match in re.finditer(r"\[\s*\{", text):
+        try:
+            return json.JSONDecoder().raw_decode(text, match.start())[0]
+        except ValueError:
+            continue
+    raise TaskError("the system text holds no list of tools")
+
+
+def read_spaced_calls(text: str, tools: Sequence[Mapping[str, Any]]) -> tuple[Call, ...]:
+    """Python calls of tools whose names may hold blanks and other characters ("[Market Trends API(country='us')]").
+
+    Raises:
+        TaskError: the text cannot be read.
+    """
+    names = {f"tool_{number}": tool["name"] for number, tool in enumerate(tools)}
+    for stand_in, name in sorted(names.items(), key=lambda pair: -len(pair[1])):
+        text = re.sub(rf"(?<![\w.]){re.escape(name)}\s*\(", f"{stand_in}(", text)
+    renamed = [{**tool, "name": stand_in} for stand_in, tool in zip(names, tools, strict=True)]
+    parsed = read_python(text, renamed)
+    if parsed.problem is not None or not parsed.calls:
+        raise TaskError(f"the calls cannot be read ({parsed.problem or 'there are none'})")
+    return tuple(Call(names.get(call.name, call.name), call.arguments) for call in parsed.calls)
+
+
+# OpenAI's fine-tuning format: {"messages": [..., {"role": "assistant", "tool_calls"}], "tools"}
+
+
+def read_openai(path: str, split: str) -> Outcomes:
+    """Function-calling JSONL: one task for each assistant message with tool calls, the messages before as context."""
+
+    def read(name: str, record: Any) -> Iterator[ToolTask]:
+        tools = tuple(map(tool_of, record.get("tools") or record.get("functions") or ()))
+        messages: list[dict[str, str]] = []
+        found = 0
+        for message in record["messages"]:
+            calls = _openai_calls(message) if message["role"] == "assistant" else ()
+            if calls:
+                identity = f"{name}-{found}" if found else name
+                found += 1
+                yield ToolTask(identity, tuple(messages), tools, (calls,), kind=kind_of(tools, calls), split=split)
+            shown = message.get("content") or json.dumps([call.to_dict() for call in calls])
+            messages.append({"role": str(message["role"]), "content": str(shown)})
+        if not found:
+            raise TaskError("no message of the assistant calls a tool")
+
+    return _each(_numbered("openai", local_path(path)), split, read)
+
+
+def _openai_calls(message: Mapping[str, Any]) -> tuple[Call, ...]:
+    given = [entry["function"] for entry in message.get("tool_calls") or ()]
+    given += [message["function_call"]] if message.get("function_call") else []
+    return tuple(call_of({"name": call["name"], "arguments": _decoded(call["arguments"])}) for call in given)
+
+
+# ACEBench: data_normal_*.json, and possible_answer/ beside them
+
+
+def read_acebench(path: str, split: str) -> Outcomes:
+    """ACEBench's English or Chinese directory. `split` is a category such as "normal_atom_bool", or a beginning of
+    several ("normal", "normal_single_turn"); the categories that are not "normal" have no accepted calls to load.
+    """
+    directory = local_path(path)
+    files = sorted(directory.glob(f"data_{split}*.json")) if split.startswith("normal") else []
+    if not files:
+        known = ", ".join(file.stem.removeprefix("data_") for file in sorted(directory.glob("data_normal*.json")))
+        raise TaskError(f"'{path}' has no split '{split}' of ACEBench; known: normal, {known}")
+    return (outcome for file in files for outcome in _read_acebench_file(file))
+
+
+def _read_acebench_file(file: Path) -> Outcomes:
+    kind = file.stem.removeprefix("data_")
+    answers = {
+        record["id"]: record["ground_truth"]
+        for record in json_records(file.parent / "possible_answer" / file.name)
+        if isinstance(record, Mapping)
+    }
+
+    def read(name: str, record: Any) -> Iterator[ToolTask]:
+        tools = tuple(map(tool_of, record["function"]))
+        truth = answers[record["id"]]
+        alternatives = truth if isinstance(truth, list) else [truth]
+        accepted = tuple(_ace_calls(answer, {tool["name"] for tool in tools}) for answer in alternatives)
+        yield ToolTask(name, tuple(_ace_messages(record["question"])), tools, accepted, kind=kind, split=kind)
+
+    records = ((str(record.get("id")) if isinstance(record, Mapping) else f"{kind}-{number}", record)
+               for number, record in enumerate(json_records(file)))  # fmt: skip
+    return _each(records, "all", read)
+
+
+def _ace_calls(answer: Mapping[str, Any], names: set[str]) -> tuple[Call, ...]:
+    """The calls of one ground truth; a tool that is called again has a number after its name."""
+    calls = []
+    for name, arguments in answer.items():
+        plain = name if name in names else re.sub(r"_\d+$", "", name)
+        calls.append(call_of({"name": plain, "arguments": arguments}))
+    return tuple(calls)
+
+
+def _ace_messages(text: str) -> Iterator[dict[str, str]]:
+    """The turns of "user: ...\\nsystem: ...\\nuser: ..."; its "system" is the assistant."""
+    parts = re.split(r"(?m)^(user|system): ?", text)
+    for role, content in zip(parts[1::2], parts[2::2], strict=True):
+        yield {"role": "assistant" if role == "system" else "user", "content": content.strip()}
+
+
+# API-Bank: one dialogue a file, {"role": "User" | "AI" | "API", ...}
+
+
+def read_api_bank(path: str, split: str) -> Outcomes:
+    """API-Bank's dialogues of a directory such as level-1-given-desc: every call is a task, with what was said before.
+
+    `split` is "level-1" (or any name; a directory has one). Tools on offer are those of the dialogue's file; their
+    schemas are read from `apis/*.py` of the same copy, beside or above, without running it; an API that is not there
+    gets one from all of its calls. Calls made before are shown with their results.
+    """
+    directory = local_path(path)
+    files = sorted(directory.glob("*.jsonl"))
+    if not files:
+        raise TaskError(f"'{path}' holds no dialogue (*.jsonl) of API-Bank; give its level-1-given-desc")
+    tools = _api_bank_tools(directory)
+
+    def read(name: str, record: Any) -> Iterator[ToolTask]:
+        turns = [turn for turn in record if isinstance(turn, Mapping)]
+        if len(turns) != len(record):
+            raise TaskError("a line is not JSON")
+        used = dict.fromkeys(turn["api_name"] for turn in turns if turn["role"] == "API")
+        offered = tuple(tools[api] for api in used)
+        said: list[dict[str, str]] = []
+        number = 0
+        for turn in turns:
+            if turn["role"] != "API":
+                said.append({"role": "user" if turn["role"] == "User" else "assistant", "content": turn["text"]})
+                continue
+            call = call_of({"name": turn["api_name"], "arguments": turn["param_dict"]})
+            kind = "level-2" if "level-2" in name else "level-1"
+            yield ToolTask(f"{name}-{number}", tuple(said), offered, ((call,),), kind=kind, split=split)
+            number += 1
+            result = {"call": call.to_dict(), "result": turn.get("result", {}).get("output")}
+            said.append({"role": "api", "content": json.dumps(result)})
+
+    return _each(((file.stem, list(json_records(file))) for file in files), "all", read)
+
+
+@lru_cache(maxsize=4)
+def _api_bank_tools(directory: Path) -> dict[str, dict[str, Any]]:
+    """A tool for every API that the dialogues of a directory call."""
+    seen: dict[str, list[Mapping[str, Any]]] = {}
+    for file in sorted(directory.glob("*.jsonl")):
+        for turn in json_records(file):
+            if isinstance(turn, Mapping) and turn.get("role") == "API" and isinstance(turn.get("param_dict"), Mapping):
+                seen.setdefault(str(turn.get("api_name")), []).append(turn["param_dict"])
+    tools = {}
+    for name, calls in seen.items():
+        keys = dict.fromkeys(key for call in calls for key in call)
+        properties = {key: {"type": "string"} for key in keys}
+        required = [key for key in keys if all(key in call for call in calls)]
+        parameters = {"type": "object", "properties": properties, "required": required}
+        tools[name] = {"name": name, "description": "", "parameters": parameters}
+    for folder in (directory / "apis", directory.parent / "apis", directory.parent.parent / "apis"):
+        for file in sorted(folder.glob("*.py")):
+            tools |= {tool["name"]: tool for tool in declared_apis(file) if tool["name"] in tools}
+    return tools
+
+
+def declared_apis(file: Path) -> Iterator[dict[str, Any]]:
+    """The tools that the classes of a Python file declare (`description`, `input_parameters`); nothing is run.
+
+    Differs from the files: optional parameters are not marked there, so none is required.
+    """
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        fields: dict[str, Any] = {}
+        for statement in node.body:
+            target = statement.targets[0] if isinstance(statement, ast.Assign) else None
+            if isinstance(target, ast.Name) and target.id in ("description", "input_parameters"):
+                fields[target.id] = ast.literal_eval(statement.value)  # type: ignore[attr-defined]
+        if "input_parameters" in fields:
+            tool = tool_of({"name": node.name, "description": fields.get("description", ""),
+                            "parameters": fields["input_parameters"]})  # fmt: skip
+            tool["parameters"]["required"] = []
+            yield tool
+
+
+def read_bfcl(path: str, split: str) -> Outcomes:
+    """BFCL v4's single-turn categories, from the package `bfcl-eval`; `split` is a category, `path` is not used."""
+    del path
+    from firesteel.environments.bfcl.single_turn import single_turn_tasks  # the benchmark is an extra
+
+    return single_turn_tasks(split)
+
+
+SOURCES: dict[str, Callable[[str, str], Outcomes]] = {
+    "bfcl": read_bfcl,
+    "api_bank": read_api_bank,
+    "acebench": read_acebench,
+    "toolace": read_toolace,
+    "xlam": read_xlam,
+    "openai": read_openai,
+}

@@ -1,0 +1,99 @@
+"""A model's own chat template with `tools=`: what it writes for tools, and in which form it wants calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError
+
+from firesteel.environments.tool_calls.formats import FORMATS, CallFormat
+from firesteel.environments.tool_calls.tasks import Call, Demonstration, ToolTask
+from firesteel.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_TAGS = {"<tool_call>", "</tool_call>", "<|python_tag|>"}
+_PROBE = (Call("probe_one", {"text": "a b", "number": 3}),)
+_PROBE_TOOL = {
+    "name": "probe_one",
+    "description": "",
+    "parameters": {"type": "object", "properties": {"text": {"type": "string"}, "number": {"type": "integer"}}},
+}
+
+
+def template_format(tokenizer: PreTrainedTokenizerBase) -> CallFormat:
+    """The format of `FORMATS` in which a chat template writes an assistant's calls.
+
+    A conversation with one call is rendered, and the format that reads the same call back from the assistant's turn
+    is taken. Its `rule` is empty: the template itself says how to call.
+
+    Raises:
+        ModelError: the template takes no tools, or writes calls in none of the known forms.
+    """
+    asked: list[dict[str, Any]] = [{"role": "user", "content": "q"}]
+    answered = [*asked, {"role": "assistant", "content": "", "tool_calls": as_tool_calls(_PROBE)}]
+    before = render(tokenizer, asked, [_PROBE_TOOL])
+    if "probe_one" not in before:
+        raise ModelError("the chat template ignores tools=; use format=hermes, llama3 or python with prompts of text")
+    after = render(tokenizer, answered, [_PROBE_TOOL], add_generation_prompt=False)
+    written = after[_common_length(before, after) :]
+    for token in sorted({*tokenizer.get_added_vocab()} - _TAGS, key=len, reverse=True):
+        written = written.replace(token, "")
+    for form in FORMATS.values():
+        parsed = form.read(_from_first_call(written, form), [_PROBE_TOOL])
+        if [call.key() for call in parsed.calls] == [call.key() for call in _PROBE]:
+            return replace(form, rule="")
+    raise ModelError(f"the chat template writes calls in no known form ({written[:80]!r}); known: {', '.join(FORMATS)}")
+
+
+def _common_length(left: str, right: str) -> int:
+    return next((place for place, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), len(left))
+
+
+def _from_first_call(text: str, form: CallFormat) -> str:
+    """The text from where a call of a format begins; what a template puts before it is its own."""
+    start = text.find(form.write(_PROBE)[:1])
+    return text[max(start, 0) :].strip()
+
+
+def as_tool_calls(calls: Sequence[Call]) -> list[dict[str, Any]]:
+    """Calls as the messages of chat templates hold them."""
+    return [{"type": "function", "function": call.to_dict()} for call in calls]
+
+
+def template_messages(task: ToolTask, demonstrations: Sequence[Demonstration] = (), hint: str = "") -> list[Any]:
+    """The conversation that a chat template renders: solved queries as turns, then the task's own messages.
+
+    A hint stands before the last message's text.
+    """
+    messages: list[dict[str, Any]] = []
+    for shown in demonstrations:
+        messages.append({"role": "user", "content": shown.query})
+        messages.append({"role": "assistant", "content": "", "tool_calls": as_tool_calls(shown.calls)})
+    messages += [dict(message) for message in task.messages]
+    if hint:
+        messages[-1]["content"] = f"{hint}\n{messages[-1]['content']}"
+    return messages
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]],
+    *,
+    add_generation_prompt: bool = True,
+    **options: Any,
+) -> str:
+    """The template's text for a conversation with tools; `ModelError` where the template refuses it."""
+    listed: list[Any] = [{"type": "function", "function": dict(tool)} for tool in tools]
+    try:
+        text = tokenizer.apply_chat_template(
+            [dict(message) for message in messages], tools=listed or None, tokenize=False,
+            add_generation_prompt=add_generation_prompt, **options,
+        )  # fmt: skip
+    except TemplateError as error:
+        raise ModelError(f"the chat template refuses a conversation with tools: {error}") from error
+    return str(text)

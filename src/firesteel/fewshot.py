@@ -1,0 +1,107 @@
+"""Few-shot versions of tool-calling tasks: solved queries of other samples that use the same tools."""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from firesteel.environments.tool_calls.tasks import Demonstration, ToolTask, tool_task
+from firesteel.errors import ConfigError
+from firesteel.plugins import load
+from firesteel.types import Task
+
+TOOLS_OF = ("called", "listed")
+MOST_TRIED = 50
+"""How many samples of a tool are looked at for one draw; popular tools have thousands."""
+
+
+def guided(task: Task, how: str, *, demonstrations: Sequence[Demonstration] = (), hint: str = "") -> Task:
+    """The same task with help in its prompt. `how` is kept in `data["guided"]`; id and group stay the raw task's."""
+    data: dict[str, Any] = {**task.data, "guided": how}
+    if hint:
+        data["hint"] = hint
+    shown = (*task.demonstrations, *(entry.to_dict() for entry in demonstrations))
+    return replace(task, data=data, demonstrations=shown)
+
+
+def is_guided(task: Task) -> bool:
+    """Whether `guided` made the task."""
+    return bool(task.data.get("guided"))
+
+
+class ExampleIndex:
+    """Which samples of a data set use which tools; of the samples themselves it keeps only their places.
+
+    `tools_of` says which of a sample's tools examples are taken for: those that its answer "called" (Section 3.1 of
+    ToolExpander: samples "that use this tool"), which tells which tools to call, or all that it "listed".
+
+    `read` turns a task into the `ToolTask` that it is about: a function, or "package.module:function".
+
+    Differs from the paper: how many examples a tool gets is not stated there; `per_tool` says it.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        *,
+        seed: int,
+        per_tool: int = 2,
+        max_examples: int = 4,
+        tools_of: str = "called",
+        read: str | Callable[[Task], ToolTask] = tool_task,
+    ) -> None:
+        if tools_of not in TOOLS_OF or per_tool < 1 or max_examples < 1:
+            raise ConfigError(
+                f"few-shot examples: tools_of must be one of {TOOLS_OF}, per_tool and max_examples at least 1; "
+                f"got {tools_of!r}, {per_tool} and {max_examples}"
+            )
+        self._tasks = tasks
+        self._seed = seed
+        self._per_tool = per_tool
+        self._max_examples = max_examples
+        self._tools_of = tools_of
+        self._read: Callable[[Task], ToolTask] = load(read, {}, kind="reader") if isinstance(read, str) else read
+        self._users: dict[str, array[int]] = {}
+        for place, task in enumerate(tasks):
+            for name in self._read(task).called_tools():
+                self._users.setdefault(name, array("L")).append(place)
+
+    def draw(self, task: Task, attempt: int) -> tuple[int, ...]:
+        """The places of a seeded draw of examples for a task; another `attempt` gives another draw, if there is one.
+
+        Never the sample itself, another with the same query, or one whose answer holds a call of its answer. Empty
+        where no other sample uses a tool of it.
+        """
+        own = self._read(task)
+        secret = {call.key() for answer in own.answers for call in answer}
+        rng = random.Random(f"{self._seed}/examples/{task.id}/{attempt}")
+        names = own.called_tools() if self._tools_of == "called" else tuple(tool["name"] for tool in own.tools)
+        chosen: list[int] = []
+        for name in dict.fromkeys(names):
+            users = self._users.get(name, array("L"))
+            found = 0
+            for offset in rng.sample(range(len(users)), min(len(users), MOST_TRIED)):
+                if found == self._per_tool or len(chosen) == self._max_examples:
+                    break
+                place = users[offset]
+                if place not in chosen and self._may_show(self._tasks[place], own, secret):
+                    chosen.append(place)
+                    found += 1
+        return tuple(chosen)
+
+    def _may_show(self, other: Task, own: ToolTask, secret: set[str]) -> bool:
+        sample = self._read(other)
+        calls = {call.key() for answer in sample.answers for call in answer}
+        return sample.id != own.id and sample.messages != own.messages and not calls & secret
+
+    def demonstrations(self, places: Sequence[int]) -> list[Demonstration]:
+        """What a prompt shows for some places."""
+        samples = [(self._tasks[place].id, self._read(self._tasks[place])) for place in places]
+        return [Demonstration(sample.query, sample.answers[0], name) for name, sample in samples]
+
+    def guide(self, task: Task, places: Sequence[int]) -> Task:
+        """The few-shot version of a task."""
+        return guided(task, "few_shot", demonstrations=self.demonstrations(places))

@@ -1,0 +1,272 @@
+"""Data sets by hand: what is read, what is rejected and why, and that nothing is kept in memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from firesteel.annotate import Rejection
+from firesteel.environments.tool_calls import ToolCalls
+from firesteel.environments.tool_calls.loaders import (
+    FILE_SPLITS,
+    declared_apis,
+    in_split,
+    json_records,
+    kind_of,
+    load_tasks,
+    local_path,
+    read_spaced_calls,
+)
+from firesteel.environments.tool_calls.schema import tool_of
+from firesteel.environments.tool_calls.task_file import TaskFile
+from firesteel.environments.tool_calls.tasks import Call, ToolTask, tool_task
+from firesteel.errors import ConfigError, TaskError
+
+WEATHER = {
+    "name": "weather",
+    "description": "w",
+    "parameters": {"city": {"type": "str"}, "days": {"type": "int", "default": 1}},
+}
+
+
+def write(path: Path, records: list, *, as_list: bool = False) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    texts = [record if isinstance(record, str) else json.dumps(record) for record in records]
+    path.write_text(f"[{','.join(texts)}]" if as_list else "\n".join(texts))
+    return str(path)
+
+
+def xlam(number: int, answers: object, **fields: object) -> dict:
+    return {"id": number, "query": "q", "tools": json.dumps([WEATHER]), "answers": json.dumps(answers)} | fields
+
+
+@pytest.mark.parametrize("as_list", [True, False])
+def test_records_are_read_through_a_small_window(tmp_path: Path, as_list: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("firesteel.environments.tool_calls.loaders._READ_CHARACTERS", 7)
+    records = [{"text": "x" * size, "n": [size, {"é]": "}{\n"}]} for size in range(30)]
+    path = Path(write(tmp_path / "f.json", records, as_list=as_list))
+    assert list(json_records(path)) == records
+
+
+def test_records_may_share_a_line_and_a_bad_line_spoils_itself_alone(tmp_path: Path):
+    path = Path(write(tmp_path / "f.jsonl", ['{"a": 1}{"a": 2}', '{"a": ', '{"a": 3}', "", '{"a": 4}']))
+    read = list(json_records(path))
+    assert [record if isinstance(record, dict) else type(record) for record in read] == [
+        {"a": 1}, {"a": 2}, ValueError, {"a": 3}, {"a": 4}
+    ]  # fmt: skip
+    broken = Path(write(tmp_path / "g.json", ['{"a": 1}', '{"a": '], as_list=True))
+    assert [isinstance(record, ValueError) for record in json_records(broken)] == [False, True]
+    assert list(json_records(Path(write(tmp_path / "h.json", [])))) == []
+
+
+def test_splits_of_a_file_are_disjoint_and_cover_it():
+    names = [f"xlam-{number}" for number in range(400)]
+    parts = {split: {name for name in names if in_split(name, split)} for split in FILE_SPLITS}
+    assert parts["all"] == set(names)
+    assert sum(len(parts[split]) for split in ("train", "validation", "test")) == 400
+    assert 8 < len(parts["test"]) < 40
+    with pytest.raises(TaskError, match="no split 'tset'; known: train, validation, test, all"):
+        in_split("a", "tset")
+
+
+def test_xlam_by_hand(tmp_path: Path):
+    records = [
+        xlam(0, [{"name": "weather", "arguments": {"city": "Oslo", "days": 2}}]),
+        xlam(1, [{"name": "weather", "arguments": {"days": 2}}]),
+        xlam(2, [{"name": "whether", "arguments": {}}]),
+        xlam(3, [{"name": "weather", "arguments": {"city": "Oslo", "days": "2"}}]),
+        xlam(4, [], tools=json.dumps([WEATHER, WEATHER])),
+        xlam(5, [], tools="[{"),
+        xlam(6, [], tools=json.dumps([{"name": "f", "parameters": {"x": {"type": "strnig"}}}])),
+        xlam(
+            7, [], tools=json.dumps([{"name": "f", "parameters": {"type": "object", "properties": {"x": {"enum": 1}}}}])
+        ),
+        {"id": 8, "query": "q"},
+        "[1, 2]",
+        xlam(9, [{"name": "weather", "arguments": {"city": "Rome"}}], query=" "),
+        xlam(0, [{"name": "weather", "arguments": {"city": "Rome"}}]),
+        xlam(10, []),
+    ]
+    found = load_tasks("xlam", write(tmp_path / "x.json", records, as_list=True), "all", None)
+    assert [task.id for task in found] == ["xlam-0", "xlam-10"]
+    first = tool_task(found[0])
+    assert (first.query, first.kind, first.answers) == (
+        "q", "simple", ((Call("weather", {"city": "Oslo", "days": 2}),),)
+    )  # fmt: skip
+    assert tool_task(found[1]).kind == "irrelevance"
+    reasons = {rejection.task_id: rejection.reason for rejection in found.rejected}
+    assert found.num_rejected == len(found.rejected) == 11
+    for name, reason in {
+        "xlam-1": "'city' is a required property",
+        "xlam-2": "unknown tool 'whether'",
+        "xlam-3": "'2' is not of type 'integer'",
+        "xlam-4": "tool 'weather' is given 2 times",
+        "xlam-5": "JSONDecodeError",
+        "xlam-6": "unknown type 'strnig'",
+        "xlam-7": "invalid JSON schema",
+        "xlam-8": "KeyError",
+        "xlam-9": "there is no query",
+        "xlam-0": "its id was there before",
+    }.items():
+        assert reason in reasons[name], (name, reasons[name])
+    assert found.report().startswith("2 of 13 tasks kept\n  xlam-1: ")
+
+
+def test_toolace_by_hand(tmp_path: Path):
+    tools = [{"name": "Market Trends API", "description": "m",
+              "parameters": {"type": "dict", "properties": {"kind": {"type": "string"}, "n": {"type": "int"}},
+                             "required": ["kind"]}}]  # fmt: skip
+    record = {
+        "system": f"You are an expert. Tools [sic]:\n{json.dumps(tools)}\nUse them.",
+        "conversations": [
+            {"from": "user", "value": "trends?"},
+            {"from": "assistant", "value": "Which kind?"},
+            {"from": "user", "value": "gainers"},
+            {"from": "assistant", "value": "[Market Trends API(kind=\"GAINERS\", n=3), Market Trends API(kind='X')]"},
+            {"from": "tool", "value": "[]"},
+        ],
+    }
+    silent = record | {"conversations": record["conversations"][:2]}
+    unread = record | {"conversations": [{"from": "assistant", "value": "[Market Trends API(kind=]"}]}
+    found = load_tasks("toolace", write(tmp_path / "t.json", [record, silent, unread, {"system": ""}]), "all", None)
+    (task,) = map(tool_task, found)
+    assert task.answers[0] == (
+        Call("Market Trends API", {"kind": "GAINERS", "n": 3}), Call("Market Trends API", {"kind": "X"})
+    )  # fmt: skip
+    assert (task.query, len(task.past), task.kind) == ("gainers", 2, "parallel")
+    assert [rejection.task_id for rejection in found.rejected] == ["toolace-1", "toolace-2", "toolace-3"]
+
+
+def test_names_with_blanks_are_read_longest_first():
+    tools = [tool_of({"name": name}) for name in ("get", "get list", "a/b-c")]
+    calls = read_spaced_calls("[get list(), get(), a/b-c()]", tools)
+    assert [call.name for call in calls] == ["get list", "get", "a/b-c"]
+
+
+def test_openai_by_hand(tmp_path: Path):
+    tool = {
+        "type": "function",
+        "function": {"name": "f", "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}}},
+    }
+
+    def call(arguments: str) -> dict:
+        return {"role": "assistant", "content": None,
+                "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": arguments}}]}  # fmt: skip
+
+    user = {"role": "user", "content": "go"}
+    twice = {"messages": [user, call('{"x": 1}'), {"role": "tool", "content": "1"}, call('{"x": 2}')], "tools": [tool]}
+    never = {"messages": [user, {"role": "assistant", "content": "hi"}], "tools": [tool]}
+    bad = {"messages": [user, call("{x}")], "tools": [tool]}
+    found = load_tasks("openai", write(tmp_path / "o.jsonl", [twice, never, bad, '{"messages": 3}']), "all", None)
+    tasks = [tool_task(task) for task in found]
+    assert [task.id for task in tasks] == ["openai-0", "openai-0-1"]
+    assert [task.answers[0][0].arguments["x"] for task in tasks] == [1, 2]
+    assert (tasks[1].query, len(tasks[1].past)) == ("Go on.", 3)
+    assert found.num_rejected == 3
+
+
+def test_acebench_by_hand(tmp_path: Path):
+    function = {"name": "f", "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}}}
+    atom = {"id": "normal_atom_1", "question": "user: a\nsystem: b: c\nuser: d\ne\n", "function": [function]}
+    double = {"id": "normal_par_1", "question": "user: a\n", "function": [{**function, "arguments": None}]}
+    write(tmp_path / "data_normal_atom.json", [atom])
+    write(tmp_path / "data_normal_par.json", [double, double | {"id": "normal_par_2"}])
+    write(
+        tmp_path / "possible_answer/data_normal_atom.json", [{"id": "normal_atom_1", "ground_truth": {"f": {"x": 1}}}]
+    )
+    write(tmp_path / "possible_answer/data_normal_par.json",
+          [{"id": "normal_par_1", "ground_truth": [{"f_1": {"x": 1}, "f_2": {"x": 2}}, {"f": {"x": 3}}]}])  # fmt: skip
+    found = load_tasks("acebench", str(tmp_path), "normal", None)
+    first, second = map(tool_task, found)
+    assert [dict(message) for message in first.messages] == [
+        {"role": "user", "content": "a"}, {"role": "assistant", "content": "b: c"}, {"role": "user", "content": "d\ne"}
+    ]  # fmt: skip
+    assert second.answers == ((Call("f", {"x": 1}), Call("f", {"x": 2})), (Call("f", {"x": 3}),))
+    assert [(left.task_id, "KeyError" in left.reason) for left in found.rejected] == [("normal_par_2", True)]
+    assert [task.id for task in load_tasks("acebench", str(tmp_path), "normal_atom", None)] == ["normal_atom_1"]
+    with pytest.raises(TaskError, match="no split 'special'.*known: normal, normal_atom, normal_par"):
+        load_tasks("acebench", str(tmp_path), "special", None)
+
+
+API = """
+class AddAlarm(API):
+    description = "Sets an alarm."
+    input_parameters = {"token": {"type": "str", "description": "t"}, "time": {"type": "str"}}
+
+    def call(self):
+        raise SystemExit
+"""
+
+
+def test_api_bank_by_hand(tmp_path: Path):
+    folder = tmp_path / "level-1"
+    token = {"role": "API", "api_name": "GetToken", "param_dict": {"user": "foo"}, "result": {"output": {"token": "z"}}}
+    alarm = {"role": "API", "api_name": "AddAlarm", "param_dict": {"token": "z"}, "result": {"output": "success"}}
+    said = [{"role": "User", "text": "wake me"}, {"role": "AI", "text": "when?"}, {"role": "User", "text": "at 8"}]
+    write(folder / "a-level-1-1.jsonl", [*said, token, {"role": "AI", "text": "ok"}, alarm])
+    write(folder / "b-level-2-1.jsonl", ['{"role": "User", "text": "x"}', '{"role": '])
+    found = load_tasks("api_bank", str(folder), "level-1", None)
+    first, second = map(tool_task, found)
+    assert (first.id, first.query, first.answers[0]) == ("a-level-1-1-0", "at 8", (Call("GetToken", {"user": "foo"}),))
+    assert [tool["name"] for tool in first.tools] == ["GetToken", "AddAlarm"]
+    assert (second.query, [message["role"] for message in second.past]) == (
+        "Go on.", ["user", "assistant", "user", "api", "assistant"]
+    )  # fmt: skip
+    assert [(left.task_id, left.reason) for left in found.rejected] == [
+        ("b-level-2-1", "TaskError: 'a line is not JSON'")
+    ]
+    (tmp_path / "apis").mkdir()
+    (tmp_path / "apis" / "alarm.py").write_text(API)
+    (tool,) = declared_apis(tmp_path / "apis" / "alarm.py")
+    assert tool["parameters"]["properties"] == {
+        "token": {"type": "string", "description": "t"},
+        "time": {"type": "string"},
+    }
+
+
+def test_an_environment_plays_files(tmp_path: Path):
+    answer = [{"name": "weather", "arguments": {"city": "Oslo"}}]
+    path = write(tmp_path / "x.json", [xlam(number, answer) for number in range(5)])
+    tasks = ToolCalls.tasks("all", count=3, source="xlam", path=path)
+    assert len(tasks) == 3
+    environment = ToolCalls(source="xlam", path=path)
+    for task in tasks:
+        environment.reset(task, seed=0)
+        assert environment.step(environment.expert().action).info["success"]
+
+
+def test_a_task_file_reads_what_it_is_asked_for():
+    def stream():
+        for number in range(6):
+            yield ToolTask(f"t{number}", ({"role": "user", "content": "q"},), (), ((),))
+            yield Rejection(f"r{number}", "bad")
+
+    tasks = TaskFile(stream())
+    assert (len(tasks), tasks[2].id, tasks[-1].id) == (6, "t2", "t5")
+    assert [task.id for task in tasks[1:3]] == ["t1", "t2"]
+    assert [task.id for task in tasks] == [f"t{number}" for number in range(6)]
+    assert tasks.num_rejected == 6
+    assert len(TaskFile(stream(), count=2)) == 2
+    with pytest.raises(IndexError):
+        tasks[6]
+    tasks.close()
+
+
+def test_kinds_of_tasks():
+    kinds = [kind_of([0] * tools, [0] * calls) for tools, calls in ((1, 1), (2, 1), (1, 2), (2, 2), (1, 0))]
+    assert kinds == ["simple", "multiple", "parallel", "parallel_multiple", "irrelevance"]
+
+
+def test_misuse_is_named(tmp_path: Path):
+    with pytest.raises(ConfigError, match="unknown source of tool_calls 'xlm' .did you mean 'xlam'"):
+        load_tasks("xlm", "", "all", None)
+    with pytest.raises(TaskError, match="set environment.options.path"):
+        load_tasks("xlam", "", "all", None)
+    with pytest.raises(TaskError, match="does not exist"):
+        load_tasks("xlam", str(tmp_path / "none.json"), "all", None)
+    with pytest.raises(TaskError, match="a file of the Hub is hub:OWNER/DATASET/FILE"):
+        local_path("hub:a/b")
+    with pytest.raises(TaskError, match="holds no dialogue"):
+        load_tasks("api_bank", str(tmp_path), "level-1", None)
