@@ -109,7 +109,7 @@ def play(leaf: Leaf, tokens: list[int], logprobs: list[float], context: ContextB
     leaf.turns.append(Turn(leaf.fed, tokens, logprobs, 0.0 if response.valid else -settings.invalid_penalty))
     result = leaf.environment.step(response.action or "")
     leaf.success, leaf.is_over = result.info["success"], result.terminated
-    leaf.fed = context.next_turn(context.ended(tokens), result.observation)
+    leaf.fed = context.next_turn(context.ended(tokens), leaf.environment.goal, result.observation)
     return response.explore
 
 

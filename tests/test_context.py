@@ -62,11 +62,19 @@ def test_compact_wording_by_hand() -> None:
     prompts = PROMPTS["compact"]
     assert prompts.opening(goal="G", observation="O", admissible=None) == "G\nO"
     assert prompts.opening(goal="G", observation="O", admissible=("a", "b")) == "G\nO\nActions: a; b"
-    assert prompts.turn(observation="O", admissible=None) == "O"
+    assert prompts.turn(goal="G", observation="O", admissible=None) == "O"
     window = prompts.window(
         goal="G", num_steps=7, history=[("O5", "a5"), ("O6", "a6")], observation="O7", admissible=("a",)
     )
     assert window == "G\n[7]\nO5\n> a5\nO6\n> a6\nO7\nActions: a"
+
+
+def test_goal_last_wording_by_hand() -> None:
+    prompts = PROMPTS["goal_last"]
+    assert prompts.opening(goal="G", observation="O", admissible=None) == "O\nG"
+    assert prompts.turn(goal="G", observation="O", admissible=("a", "b")) == "O\nActions: a; b\nG"
+    window = prompts.window(goal="G", num_steps=7, history=[("O6", "a6")], observation="O7", admissible=None)
+    assert window == "[7]\nO6\n> a6\nO7\nG"
 
 
 def test_spark_wording_has_the_listed_contents_in_order() -> None:
@@ -158,8 +166,8 @@ def test_full_mode_by_hand(tokenizer: Any) -> None:
     tokens = tokenizer.convert_ids_to_tokens(builder.first("put a mug", Observation("You see a desk 1.")))
     assert tokens == ["<|user|>", "put", "Ġa", "Ġmug", "Ċ", "You", "Ġsee", "Ġa", "Ġdesk", "Ġ1", ".", "<|assistant|>"]
     seen = ["<|user|>", "You", "Ġsee", "Ġa", "Ġdesk", "Ġ1", ".", "<|assistant|>"]
-    assert tokenizer.convert_ids_to_tokens(builder.next_turn(True, Observation("You see a desk 1."))) == seen
-    cut = tokenizer.convert_ids_to_tokens(builder.next_turn(False, Observation("You see a desk 1.")))
+    assert tokenizer.convert_ids_to_tokens(builder.next_turn(True, "G", Observation("You see a desk 1."))) == seen
+    cut = tokenizer.convert_ids_to_tokens(builder.next_turn(False, "G", Observation("You see a desk 1.")))
     assert cut == ["<|eos|>", *seen]
 
 
@@ -168,8 +176,8 @@ def test_chatml_by_hand(tokenizers: dict[str, Any]) -> None:
     builder = ContextBuilder(tokenizer, "compact", show_admissible=True)
     observation = Observation("You see.", ("go", "look"))
     turn = "\n<|im_start|>user\nYou see.\nActions: go; look<|im_end|>\n<|im_start|>assistant\n"
-    assert tokenizer.decode(builder.next_turn(True, observation)) == turn
-    assert tokenizer.decode(builder.next_turn(False, observation)) == f"<|im_end|>{turn}"
+    assert tokenizer.decode(builder.next_turn(True, "G", observation)) == turn
+    assert tokenizer.decode(builder.next_turn(False, "G", observation)) == f"<|im_end|>{turn}"
     assert builder.end_token_id == tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert builder.stop_token_ids == (builder.end_token_id,)
 
@@ -183,9 +191,9 @@ def test_the_usual_templates_are_rendered_once(builders: dict[str, ContextBuilde
 
 def test_returned_lists_can_be_changed_without_harm(tokenizer: Any) -> None:
     builder = ContextBuilder(tokenizer, "compact")
-    first = builder.next_turn(False, Observation("desk"))
+    first = builder.next_turn(False, "G", Observation("desk"))
     first.append(-1)
-    assert builder.next_turn(False, Observation("desk")) == first[:-1]
+    assert builder.next_turn(False, "G", Observation("desk")) == first[:-1]
 
 
 TEXT = st.text(alphabet=" \n\tab12.<|>é→\u0301", max_size=12)
@@ -203,7 +211,7 @@ def test_full_mode_equals_the_whole_template(
     token_ids, contents = builder.first(goal, Observation(opening)), [f"{goal}\n{opening}"]
     for tag, reason, action, seen in turns:
         response = format_step(tag, reason, action)
-        token_ids += builder.encode_response(response) + builder.next_turn(True, Observation(seen))
+        token_ids += builder.encode_response(response) + builder.next_turn(True, "G", Observation(seen))
         contents += [response, seen]
     assert token_ids == whole(builder.tokenizer, contents)
 
@@ -214,7 +222,7 @@ def test_a_truncated_response_is_closed_for_it(tokenizers: dict[str, Any], kind:
     builder = ContextBuilder(tokenizer, "compact")
     complete = builder.encode_response("<think>a")
     assert builder.ended(complete) and not builder.ended(complete[:-1]) and not builder.ended([])
-    joined = builder.first("G", Observation("O")) + complete[:-1] + builder.next_turn(False, Observation("P"))
+    joined = builder.first("G", Observation("O")) + complete[:-1] + builder.next_turn(False, "G", Observation("P"))
     assert joined == whole(tokenizer, ["G\nO", "<think>a", "P"])
 
 
@@ -257,14 +265,14 @@ def test_templates_that_alter_content(tokenizer: Any, template: str, is_constant
     builder = ContextBuilder(changed, "compact")
     assert builder._opening.is_constant is is_constant
     assert builder.first("G", Observation(text)) == whole(changed, [f"G\n{text}"])
-    joined = whole(changed, ["G"]) + builder.encode_response("r") + builder.next_turn(True, Observation(text))
+    joined = whole(changed, ["G"]) + builder.encode_response("r") + builder.next_turn(True, "G", Observation(text))
     assert joined == whole(changed, ["G", "r", text])
 
 
 def test_template_options_reach_the_template(tokenizer: Any) -> None:
     changed = with_template(THINKING, tokenizer)
     builder = ContextBuilder(changed, "compact", template_options={"quiet": True})
-    tokens = changed.convert_ids_to_tokens(builder.next_turn(True, Observation("desk")))
+    tokens = changed.convert_ids_to_tokens(builder.next_turn(True, "G", Observation("desk")))
     assert tokens[-4:] == ["<|assistant|>", "Ċ", "<think>", "</think>"]
 
 
@@ -276,15 +284,15 @@ def test_a_turn_closed_by_another_token_than_eos(tokenizer: Any) -> None:
     assert builder.stop_token_ids == tuple(sorted((end, eos)))
     assert builder.encode_response("go")[-1] == end
     assert builder.decode_response([*builder.encode_response("go"), eos]) == "go"
-    assert builder.next_turn(False, Observation("x"))[0] == end
-    assert builder.next_turn(True, Observation("x")) == builder.next_turn(False, Observation("x"))[1:]
+    assert builder.next_turn(False, "G", Observation("x"))[0] == end
+    assert builder.next_turn(True, "G", Observation("x")) == builder.next_turn(False, "G", Observation("x"))[1:]
 
 
 def test_whitespace_before_the_end_token_is_not_part_of_the_bridge(tokenizer: Any) -> None:
     changed = with_template(COMPACT_CHAT_TEMPLATE.replace("'<|eos|>'", "' <|eos|>'"), tokenizer)
     builder = ContextBuilder(changed, "compact")
-    assert changed.decode(builder.next_turn(True, Observation("x"))) == "<|user|>x<|assistant|>"
-    assert changed.decode(builder.next_turn(False, Observation("x"))) == "<|eos|><|user|>x<|assistant|>"
+    assert changed.decode(builder.next_turn(True, "G", Observation("x"))) == "<|user|>x<|assistant|>"
+    assert changed.decode(builder.next_turn(False, "G", Observation("x"))) == "<|eos|><|user|>x<|assistant|>"
 
 
 def test_a_template_without_end_tokens(tokenizer: Any) -> None:
@@ -296,7 +304,7 @@ def test_a_template_without_end_tokens(tokenizer: Any) -> None:
     builder = ContextBuilder(changed, "compact")
     assert builder.end_token_id == changed.eos_token_id
     for ended in (True, False):
-        assert changed.decode(builder.next_turn(ended, Observation("x"))) == "\nuser: x\nassistant:"
+        assert changed.decode(builder.next_turn(ended, "G", Observation("x"))) == "\nuser: x\nassistant:"
 
 
 def test_a_tokenizer_that_puts_a_space_before_every_text() -> None:
@@ -312,10 +320,10 @@ def test_a_tokenizer_that_puts_a_space_before_every_text() -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", chat_template=template)
     builder = ContextBuilder(tokenizer, "compact")
     assert builder.first("desk", Observation("desk")) == whole(tokenizer, ["desk\ndesk"])
-    bridge = builder.next_turn(False, Observation("desk"))
+    bridge = builder.next_turn(False, "G", Observation("desk"))
     complete = whole(tokenizer, ["go", "go", "desk"])
     assert bridge == complete[complete.index(1) :]
-    assert builder.next_turn(True, Observation("desk")) == bridge[1:]
+    assert builder.next_turn(True, "G", Observation("desk")) == bridge[1:]
 
 
 def test_a_response_is_tokenised_as_it_stands_after_the_prompt() -> None:
@@ -416,12 +424,12 @@ def test_wrong_settings_are_named(tokenizer: Any) -> None:
     with pytest.raises(ConfigError, match=r"unknown prompts 'sprk'.*did you mean 'spark'"):
         ContextBuilder(tokenizer, "sprk")
     with pytest.raises(ConfigError, match="which mode 'window' never does"):
-        ContextBuilder(tokenizer, "compact", mode="window").next_turn(True, Observation("x"))
+        ContextBuilder(tokenizer, "compact", mode="window").next_turn(True, "G", Observation("x"))
 
 
 def test_own_prompts(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = replace(PROMPTS["compact"], turn=lambda observation, admissible: f"({observation})")
-    text = tokenizer.decode(ContextBuilder(tokenizer, own).next_turn(True, Observation("x")))
+    own = replace(PROMPTS["compact"], turn=lambda goal, observation, admissible: f"({observation})")
+    text = tokenizer.decode(ContextBuilder(tokenizer, own).next_turn(True, "G", Observation("x")))
     assert text == "<|user|>(x)<|assistant|>"
     (tmp_path / "own_wording.py").write_text("from firesteel.prompts import PROMPTS\nMINE = PROMPTS['spark']\n")
     monkeypatch.syspath_prepend(tmp_path)

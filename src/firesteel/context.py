@@ -165,12 +165,13 @@ class ContextBuilder:
         self._refuse_overflow(token_ids)
         return token_ids
 
-    def next_turn(self, previous_ended_with_eos: bool, observation: Observation) -> list[int]:
+    def next_turn(self, previous_ended_with_eos: bool, goal: str, observation: Observation) -> list[int]:
         """The ids to append after a sampled response: the end of its turn, the observation, the assistant's start.
 
         Args:
             previous_ended_with_eos: whether the last sampled token is `end_token_id`. Where the template closes
                 turns and the response lacks it (cut off by the token limit), it is part of the returned ids.
+            goal: the task's instruction, for prompt sets that repeat it.
             observation: what the response's action led to.
 
         Raises:
@@ -178,7 +179,7 @@ class ContextBuilder:
         """
         if self._bridge is None:
             raise ConfigError("next_turn appends to the context, which mode 'window' never does; call render instead")
-        text = self.prompts.turn(observation=observation.text, admissible=self._admissible(observation))
+        text = self.prompts.turn(goal=goal, observation=observation.text, admissible=self._admissible(observation))
         token_ids = self._bridge.token_ids(text)
         return token_ids[1:] if previous_ended_with_eos and self._closes_turns else token_ids
 
@@ -216,7 +217,7 @@ class ContextBuilder:
     def encode_response(self, text: str) -> list[int]:
         """The ids of a response written by hand (an expert's), tokenised as after the assistant's start, with its end.
 
-        `first(...) + encode_response(r) + next_turn(True, o)` equals the template's own rendering of the same
+        `first(...) + encode_response(r) + next_turn(True, goal, o)` equals the template's own rendering of the same
         conversation, for templates that leave earlier turns unchanged.
         """
         num_lead = len(self._response_lead_ids)

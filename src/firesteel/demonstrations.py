@@ -68,7 +68,7 @@ def _prompt(
 ) -> list[int]:
     if context.mode == "window":
         return context.render(goal, past, observation)
-    return context.first(goal, observation) if turn == 0 else context.next_turn(True, observation)
+    return context.first(goal, observation) if turn == 0 else context.next_turn(True, goal, observation)
 
 
 def _tag(step: EpisodeStep) -> Any:

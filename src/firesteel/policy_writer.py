@@ -75,7 +75,7 @@ class PolicyWriter:
         token_ids = context.first(GOAL, observations[0])
         for step, action, after in zip(situation.steps, actions, observations[1:], strict=True):
             token_ids += context.encode_response(format_step("think", plain(step.thought), action))
-            token_ids += context.next_turn(True, after)
+            token_ids += context.next_turn(True, GOAL, after)
         return token_ids
 
     def _complete(

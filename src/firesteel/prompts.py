@@ -30,7 +30,7 @@ def format_response(step: ExpertStep) -> str:
 class PromptSet:
     """Three functions that write user messages, each called with keywords alone, and two for the responses.
 
-    `opening(goal, observation, admissible)` starts an episode, `turn(observation, admissible)` follows a
+    `opening(goal, observation, admissible)` starts an episode, `turn(goal, observation, admissible)` follows a
     response when the history stays in the context, and `window(goal, num_steps, history, observation,
     admissible)` is a complete prompt that shows only the given `history`, oldest pair first.
     `admissible` is None where actions are not listed. `parse(text)` reads a response, `write(step)` is the response
@@ -44,23 +44,39 @@ class PromptSet:
     write: Callable[[ExpertStep], str] = format_response
 
 
-def _compact_turn(*, observation: str, admissible: Sequence[str] | None) -> str:
-    if admissible is None:
-        return observation
-    return f"{observation}\nActions: {'; '.join(admissible)}"
+def _listed(observation: str, admissible: Sequence[str] | None) -> str:
+    return observation if admissible is None else f"{observation}\nActions: {'; '.join(admissible)}"
+
+
+def _compact_turn(*, goal: str, observation: str, admissible: Sequence[str] | None) -> str:
+    del goal
+    return _listed(observation, admissible)
 
 
 def _compact_opening(*, goal: str, observation: str, admissible: Sequence[str] | None) -> str:
-    return f"{goal}\n{_compact_turn(observation=observation, admissible=admissible)}"
+    return f"{goal}\n{_listed(observation, admissible)}"
 
 
 def _compact_window(
     *, goal: str, num_steps: int, history: Sequence[Pair], observation: str, admissible: Sequence[str] | None
 ) -> str:
+    return f"{goal}\n{_past(num_steps, history)}{_listed(observation, admissible)}"
+
+
+def _goal_last(*, goal: str, observation: str, admissible: Sequence[str] | None) -> str:
+    return f"{_listed(observation, admissible)}\n{goal}"
+
+
+def _goal_last_window(
+    *, goal: str, num_steps: int, history: Sequence[Pair], observation: str, admissible: Sequence[str] | None
+) -> str:
+    return f"{_past(num_steps, history)}{_listed(observation, admissible)}\n{goal}"
+
+
+def _past(num_steps: int, history: Sequence[Pair]) -> str:
     if num_steps == 0:
-        return _compact_opening(goal=goal, observation=observation, admissible=admissible)
-    past = "".join(f"{seen}\n> {response}\n" for seen, response in history)
-    return f"{goal}\n[{num_steps}]\n{past}{_compact_turn(observation=observation, admissible=admissible)}"
+        return ""
+    return f"[{num_steps}]\n" + "".join(f"{seen}\n> {response}\n" for seen, response in history)
 
 
 _SPARK_ROLE = "You act in a world that answers in text. Work step by step until the task is done."
@@ -74,7 +90,8 @@ are worth trying;
 After it, put exactly one action in <action>...</action>."""
 
 
-def _spark_turn(*, observation: str, admissible: Sequence[str] | None) -> str:
+def _spark_turn(*, goal: str, observation: str, admissible: Sequence[str] | None) -> str:
+    del goal
     lines = [f"Current observation: {observation}"]
     if admissible is not None:
         lines.append("Possible actions:")
@@ -83,7 +100,7 @@ def _spark_turn(*, observation: str, admissible: Sequence[str] | None) -> str:
 
 
 def _spark_opening(*, goal: str, observation: str, admissible: Sequence[str] | None) -> str:
-    turn = _spark_turn(observation=observation, admissible=admissible)
+    turn = _spark_turn(goal=goal, observation=observation, admissible=admissible)
     return f"{_SPARK_ROLE}\nTask: {goal}\n\n{turn}\n\n{_SPARK_RULES}"
 
 
@@ -98,7 +115,7 @@ def _spark_window(
     for number, (seen, response) in enumerate(history, start=num_steps - len(history) + 1):
         lines.append(f"[{number}] Observation: {seen}")
         lines.append(f"[{number}] Action: {response}")
-    turn = _spark_turn(observation=observation, admissible=admissible)
+    turn = _spark_turn(goal=goal, observation=observation, admissible=admissible)
     past = "\n".join(lines)
     return f"{_SPARK_ROLE}\nTask: {goal}\n\n{past}\n\n{turn}\n\n{_SPARK_RULES}"
 
@@ -106,6 +123,8 @@ def _spark_window(
 PROMPTS: dict[str, Any] = {
     # for models trained from scratch: every token is paid for, and an instruction teaches them nothing
     "compact": PromptSet(opening=_compact_opening, turn=_compact_turn, window=_compact_window),
+    # the same with the goal after every observation: a small model need not look back for what it wants
+    "goal_last": PromptSet(opening=_goal_last, turn=_goal_last, window=_goal_last_window),
     # for instruction-tuned models: the contents of SPARK's prompt in words of our own
     "spark": PromptSet(opening=_spark_opening, turn=_spark_turn, window=_spark_window),
     # calls alone, without tags: the form that ToolExpander and other tool-calling papers train

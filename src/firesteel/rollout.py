@@ -326,7 +326,7 @@ class Grower:
             tokens = self.context.render(tree.goal, history(tree, node.index), lane.observation)
             lane.cache = None
         else:
-            tokens = self.context.next_turn(self.context.ended(node.token_ids), lane.observation)
+            tokens = self.context.next_turn(self.context.ended(node.token_ids), tree.goal, lane.observation)
         fed = tree.add(node.index, "prompt", lane.turn + 1, tokens, restart=self.context.mode == "window")
         leaf.node = fed.index
 

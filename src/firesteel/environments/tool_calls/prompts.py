@@ -41,7 +41,8 @@ def _opening(*, goal: str, observation: str, admissible: Sequence[str] | None) -
     return f"{observation}\nQuery: {goal}"
 
 
-def _turn(*, observation: str, admissible: Sequence[str] | None) -> str:
+def _turn(*, goal: str, observation: str, admissible: Sequence[str] | None) -> str:
+    del goal
     del admissible
     return observation
 
