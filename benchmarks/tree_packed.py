@@ -6,11 +6,13 @@ library does without packing: every token trained in one row, so head and loss s
 a leaf, each trained in full, which is what row-based trainers do.
 
 The token ratio is how many tokens of rows stand for one of the tree: the limit where all costs shrink with the
-tokens. Attention does not (a leaf still looks at its whole prefix), head and loss do not against `rows`, and the
-optimiser never does; they are timed on their own, so that the missing part has names.
+tokens. Attention does not (a leaf still looks at its whole prefix: it shrinks with the pairs of a query and a key),
+head and loss do not against `rows`, and the optimiser never does; they are timed on their own, so that the missing
+part has names, and `limit` is what rows take over what the tree would take if every part shrank as far as it can.
 
     python benchmarks/tree_packed.py --sizes 1M 10M --repeats 3
     python benchmarks/tree_packed.py --sizes 1M --shares --grown 8
+    python benchmarks/tree_packed.py --sizes 1M --shares --run runs/spark_scienceworld/explore-seed0 --run-trees 4
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ from firesteel.learners.tree_attention import KERNELS, TreeStream
 from firesteel.packing import Batch, pack
 from firesteel.policy import grow_trees, load_policy, load_tasks
 from firesteel.rewards import score_trees
+from firesteel.store import TreeStore
 from firesteel.tree import Leaf, Node, Tree
 from firesteel.types import Task
 
@@ -139,6 +142,18 @@ def household_trees(num_tasks: int, num_leaves: int, mode: str) -> list[Tree]:
     return trees
 
 
+def stored_trees(run: Path, count: int, vocabulary: int) -> list[Tree]:
+    """The trees of a run's last steps that trained something; token ids are folded into the model's vocabulary."""
+    store = TreeStore(run / "trees")
+    trees: list[Tree] = []
+    for step in reversed(store.steps()):
+        trees += [tree for tree in store.read_trees([step]) if any(any(leaf.advantages or ()) for leaf in tree.leaves)]
+    for tree in trees[:count]:
+        for node in tree.nodes:
+            node.token_ids = [token % vocabulary for token in node.token_ids]
+    return trees[:count]
+
+
 def levels(tree: Tree) -> int:
     """The most branching nodes on a path, plus one for the leaves."""
     return 1 + max(sum(node.width > 1 for node in tree.path(leaf.node)) for leaf in tree.leaves)
@@ -186,6 +201,12 @@ def compare(model: Any, trees: Sequence[Tree], repeats: int) -> dict[str, Any]:
     def faster(than: str) -> dict[str, float]:
         return spread([one / other for one, other in zip(taken[than], taken["tree"], strict=True)])
 
+    pairs = attention_pairs(batch, plans["rows"][0], plans["tree"][0])
+    attention, fixed = parts["attention_rows"], parts["head"] + parts["optimiser"]
+    token_ratio = sum(len(row) for row in batch.rows) / tokens["tree"]
+    everything_else = medians["rows"] - attention - fixed
+    limit = medians["rows"] / (fixed + attention / pairs + everything_else * tokens["tree"] / tokens["rows"])
+
     def split(packing: str) -> dict[str, float]:
         known = {"attention": parts[f"attention_{packing}"], "head_and_loss": parts["head"],
                  "optimiser": parts["optimiser"]}  # fmt: skip
@@ -195,14 +216,31 @@ def compare(model: Any, trees: Sequence[Tree], repeats: int) -> dict[str, Any]:
     return {
         "rows": len(batch.rows),
         "tokens": tokens,
-        "trained_tokens": sum(int(row.loss_mask.sum()) for row in batch.rows),
-        "token_ratio": round(sum(len(row) for row in batch.rows) / tokens["tree"], 3),
+        "trained_tokens": {
+            name: sum(int(row.loss_mask.sum()) for row in each.rows)
+            for name, each in (("tree", batch), ("duplicated", copies))
+        },
+        "token_ratio": round(token_ratio, 3),
+        "attention_pair_ratio": round(pairs, 3),
+        "limit_against_rows": round(limit, 3),
         "padded_token_ratio": round(tokens["rows"] / tokens["tree"], 3),
         "faster_than_rows": faster("rows"),
         "faster_than_duplicated": faster("duplicated"),
         "cpu_seconds": {name: spread(values) for name, values in taken.items()},
         "parts": {packing: split(packing) for packing in learners},
     }
+
+
+def attention_pairs(batch: Batch, padded: Sequence[Pass], packed: Sequence[Pass]) -> float:
+    """How many pairs of a query and a key padded rows hold for each of the tree's: what attention can save at most."""
+    rows = sum(len(each.rows) * len(batch.rows[each.rows[0]]) ** 2 / 2 for each in padded)
+    tree = 0.0
+    for each in packed:
+        assert each.shared is not None
+        layout = lay_out([batch.rows[index].token_ids for index in each.rows], each.shared)
+        tree += sum((end - start) ** 2 / 2 for start, end in layout.chains)
+        tree += sum((end - start) * (last - first) for start, end, first, last in layout.parts)
+    return rows / tree
 
 
 def part_runs(model: Any, batch: Batch, plans: dict[str, list[Pass]]) -> dict[str, Callable[[], object]]:
@@ -278,12 +316,18 @@ def print_result(name: str, result: dict[str, Any]) -> None:
     copies, seconds = result["faster_than_duplicated"], result["cpu_seconds"]
     split = "  ".join(f"{part} {parts['rows'][part]:.3f} > {parts['tree'][part]:.3f}" for part in parts["rows"])
     print(
-        f"{name:30} tokens {result['token_ratio']:.2f}x (padded {result['padded_token_ratio']:.2f}x)\n"
+        f"{name:30} tokens {result['token_ratio']:.2f}x (padded {result['padded_token_ratio']:.2f}x), attention pairs "
+        f"{result['attention_pair_ratio']:.2f}x, limit {result['limit_against_rows']:.2f}x\n"
         f"    against rows       {rows['median']:.2f}x ({rows['min']:.2f} to {rows['max']:.2f})\n"
         f"    against duplicated {copies['median']:.2f}x ({copies['min']:.2f} to {copies['max']:.2f})\n"
         f"    rows {seconds['rows']['median']:.3f} s, tree {seconds['tree']['median']:.3f} s: {split}",
         flush=True,
     )
+
+
+def stored_name(run: Path) -> str:
+    """The environment of a run, as a name for its trees."""
+    return f"{Config.load(run / 'config.yaml').environment.name} run"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -295,6 +339,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--grown", type=int, default=0, help="how many household trees to grow and train on")
     parser.add_argument("--grown-leaves", type=int, default=16)
+    parser.add_argument("--run", type=Path, help="a run directory whose stored trees to train on")
+    parser.add_argument("--run-trees", type=int, default=4, help="how many of them")
     parser.add_argument("--mode", choices=("full", "window"), default="full")
     parser.add_argument("--memory", action="store_true", help="also measure peak memory at the second share")
     parser.add_argument("--memory-of", choices=("rows", "tree"), help=argparse.SUPPRESS)
@@ -323,6 +369,12 @@ def main() -> None:
             name = f"{size} household {arguments.mode}"
             results[name] = compare(model, trees, arguments.repeats)
             results[name]["levels"] = sorted(levels(tree) for tree in trees)
+            print_result(name, results[name])
+        if arguments.run:
+            name = f"{size} {stored_name(arguments.run)}"
+            stored = stored_trees(arguments.run, arguments.run_trees, model.config.vocab_size)
+            results[name] = compare(model, stored, arguments.repeats)
+            results[name]["levels"] = sorted(levels(tree) for tree in stored)
             print_result(name, results[name])
         if arguments.memory:
             name = f"{size} peak memory share {arguments.shares[0]} T={arguments.length}"

@@ -269,6 +269,9 @@ class LearnerConfig(Section):
     packing: Literal["auto", "tree", "rows"] = "auto"
     """How rows go through the model: one by one, or as trees whose shared tokens go through it once. `auto` packs where
     the model allows it and enough is shared to pay; `tree` fails where it is impossible. The results are the same."""
+    skip_dead_rows: bool = True
+    """Leave out rows whose advantages are all zero (groups that all won or all failed): they have no gradient where the
+    loss has neither KL nor entropy. The weights of the others stay as they are; reports of the loss describe those."""
     micro_batch_tokens: int = Field(default=16384, ge=1)
     """Most tokens (padding included) of one forward pass; changes memory and speed, not the result."""
     gradient_checkpointing: bool = False

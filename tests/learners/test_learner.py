@@ -46,6 +46,33 @@ def test_micro_batches_only_split_the_sum() -> None:
     assert reports[1] == pytest.approx(reports[0], rel=1e-5) and reports[2] == pytest.approx(reports[0], rel=1e-5)
 
 
+def test_rows_without_an_advantage_are_left_out_and_change_nothing() -> None:
+    live, dead = chains(), branched()
+    for leaf in dead.leaves:
+        leaf.reward = 1.0
+    tokens, gradients = {}, {}
+    for kind, loss in (("skipped", {}), ("kept", {}), ("kl", {"kl_coef": 0.1}), ("entropy", {"entropy_coef": 0.01})):
+        model = tiny()
+        for tree in (live, dead):
+            off_policy(tree, model)
+            estimate_advantages([tree], AdvantageConfig())
+        training = learner(model, loss=loss, skip_dead_rows=kind != "kept")
+        tokens[kind] = training.update(pack([live, dead]))["pack/forward_tokens"]
+        gradients[kind] = gradient(model)
+    assert tokens["skipped"] == training.update(pack([live]))["pack/forward_tokens"] < tokens["kept"]
+    assert tokens["kept"] == tokens["kl"] == tokens["entropy"]  # every token has a gradient there
+    assert relative(gradients["skipped"], gradients["kept"]) < 1e-6
+
+
+def test_an_update_of_dead_rows_alone_has_a_zero_gradient_and_reports() -> None:
+    tree = chains()
+    for leaf in tree.leaves:
+        leaf.reward = 1.0
+    estimate_advantages([tree], AdvantageConfig())
+    report = learner(tiny()).update(pack([tree]))
+    assert report["learner/grad_norm"] == 0.0 and report["losses/entropy"] > 0
+
+
 def test_micro_batches_by_hand() -> None:
     # sorted 7, 5, 3, 3, 2: 7 + 5 would be 2 * 7 > 12; [5, 3] is 10, a third row 15 > 12; [3, 2] is 6
     assert micro_batches([3, 7, 2, 5, 3], 12) == [[1], [3, 0], [4, 2]]

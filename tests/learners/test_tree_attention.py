@@ -316,7 +316,7 @@ def test_the_head_sees_one_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
         model.load_state_dict(built("llama").state_dict())
         sizes: list[int] = []
         model.lm_head.register_forward_hook(lambda module, inputs, output, sizes=sizes: sizes.append(len(output)))
-        training = learner(model, packing="rows")
+        training = learner(model, packing="rows", skip_dead_rows=False)
         training.update(small_batch())
         gradients.append(gradient(model))
     assert sizes == [3, 3, 2]  # 3 + 2 + 1 + 2 sampled tokens

@@ -21,9 +21,13 @@ PER_DENOMINATOR = ("losses/policy", "losses/sft")
 
 
 class Objective(Protocol):
-    """What is minimised: a sum over tokens, and sums to report. Division by D is the learner's."""
+    """What is minimised: a sum over tokens, and sums to report. Division by D is the learner's.
+
+    Unless it `needs_every_row`, rows whose advantages are all zero have no gradient and are left out (`skip_dead_rows`).
+    """
 
     needs_reference: bool
+    needs_every_row: bool
 
     def __call__(self, logits_TV: Tensor, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]: ...
 
@@ -122,9 +126,11 @@ class Learner:
     def _optimise(self, rows: Sequence[Row], references: Sequence[np.ndarray]) -> dict[str, float]:
         """One optimiser step, skipped where the gradient is not finite.
 
-        D is known before the first backward; passes only split the sum.
+        D is known before the first backward; passes only split the sum. It counts the rows that are left out.
         """
         total = denominator(rows, self.loss.aggregation, constant=self.loss.constant)
+        if self.config.skip_dead_rows and not self.objective.needs_every_row:
+            rows = [row for row in rows if row.positive.any() or row.negative.any()] or rows
         weight = sum(float(row.weight.sum(dtype=np.float64)) for row in rows)
         sums: dict[str, Tensor] = {}
         self.optimizer.zero_grad(set_to_none=True)

@@ -20,6 +20,11 @@ class PolicyGradientObjective:
         self.config = config
         self.needs_reference = config.kl_coef > 0
 
+    @property
+    def needs_every_row(self) -> bool:
+        """Whether rows without an advantage change the loss, or the KL that is reported."""
+        return self.needs_reference or self.config.entropy_coef != 0
+
     def __call__(self, logits_TV: Tensor, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss summed over T tokens (not yet divided by D), and sums to report, each weighted by w."""
         config = self.config

@@ -70,6 +70,7 @@ class PpoObjective:
     """The two sums of the loss over one pass; both divisions are the learner's."""
 
     needs_reference = False
+    needs_every_row = True
 
     def __init__(self, loss: LossConfig, ppo: PpoConfig) -> None:
         self.loss = loss

@@ -14,6 +14,7 @@ class SupervisedObjective:
     """loss = -(1/D) sum_t w_t log p(t)."""
 
     needs_reference = False
+    needs_every_row = True
 
     def __init__(self, config: LossConfig) -> None:
         self.config = config
