@@ -36,15 +36,17 @@ def config():
             "environment": {
                 "name": "scienceworld", "options": {"task_types": list(TASK_TYPES), "simplifications": "easy"},
             },
-            "context": {"mode": "full", "prompts": "compact"},
+            "context": {"mode": "full", "prompts": "goal_last"},
             "rollout": {
                 "criterion": "explore_tag", "num_leaves": 8, "num_roots": 4, "width": 2,
                 "max_turns": 18, "max_response_tokens": 32,
             },
-            "reward": {"name": "score", "success": 1.0, "invalid_penalty": 0.01},
+            "reward": {"name": "score", "success": 1.0, "invalid_penalty": 0.1, "invalid_when": "either"},
             "advantage": {"weighting": "path", "baseline": "group_mean"},
             "loss": {"aggregation": "sequence_mean"},
-            "learner": {"lr": 1.5e-4, "minibatches": 4, "micro_batch_tokens": 8192},
+            "learner": {
+                "lr": 3e-4, "schedule": "linear", "warmup_steps": 1, "minibatches": 4, "micro_batch_tokens": 8192,
+            },
             "evaluation": {
                 "every": 5, "num_tasks": 48, "temperature": 1.0, "test_split": "test", "test_tasks": 150,
             },
@@ -81,7 +83,7 @@ def language_stage(config, random, expert):
         {
             "name": f"{config.name}/language", "steps": 2000, "token_budget": None, "tasks_per_step": 4,
             "data": [str(random), str(expert)],
-            "model": {"tiny": {"hidden": 128, "layers": 3, "max_context": 3072, "vocab_size": 2048}},
+            "model": {"tiny": {"hidden": 128, "layers": 3, "max_context": 3072, "vocab_size": 2048, "initializer_range": 0.05}},
             "learner": {"kind": "sft", "lr": 2e-3, "schedule": "cosine", "warmup_steps": 50, "prompt_weight": 0.3},
             "advantage": {"weighting": "node"},
             "evaluation": {"every": 0, "test_split": None},

@@ -243,7 +243,7 @@ class LearnerConfig(Section):
     lr: float = Field(default=1e-6, gt=0)
     """Learning rate. Small models from scratch want 1e-4 to 1e-3."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Shape after warm-up, over all steps of the run."""
+    """Shape after warm-up, over all steps of the run, or over its `token_budget` where that ends it sooner."""
     warmup_steps: int = Field(default=0, ge=0)
     """Steps of linear warm-up."""
     lr_decay: float = Field(default=1.0, gt=0, le=1)

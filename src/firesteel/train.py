@@ -146,13 +146,14 @@ def train(config: Config, *, resume: bool = False, listen: Listener = silent) ->
                 break
             timings: dict[str, float] = {}
             found: dict[str, float] = {}
+            progress = session.generated_tokens / config.token_budget if config.token_budget is not None else 0.0
             with timed(timings, "seconds/step"):
                 with timed(timings, "seconds/rollout"):
                     trees = next_trees(session, step, found)
                 with timed(timings, "seconds/update"):
                     batch = pack(trees, weighting=config.advantage.weighting, aggregation=config.loss.aggregation,
                                  prompt_weight=config.learner.prompt_weight)  # fmt: skip
-                    metrics = session.learner.update(batch, rate_factor=rate_factor(session, step))
+                    metrics = session.learner.update(batch, rate_factor=rate_factor(session, step), progress=progress)
                 session.policy.generator.load_weights(session.learner.weights(), version=session.learner.updates)
                 metrics |= rollout_metrics(trees, session.generated_tokens) | found
                 with timed(timings, "seconds/evaluation"):

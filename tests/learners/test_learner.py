@@ -124,6 +124,12 @@ def test_the_learning_rate_by_hand(settings: dict[str, Any], rates: list[float])
     assert found == pytest.approx(rates)
 
 
+def test_the_learning_rate_follows_the_budget_where_that_ends_the_run_sooner() -> None:
+    training = learner(tiny(), lr=2e-3, total_steps=4, schedule="linear")
+    rates = [training.update(Batch([]), progress=progress)["learner/lr"] / 2e-3 for progress in (0.0, 0.1, 0.9, 1.5)]
+    assert rates == pytest.approx([1.0, 3 / 4, 0.1, 0.0])  # 1/4 of the steps is more than 0.1 of the budget
+
+
 def test_gradients_are_scaled_down_to_the_norm() -> None:
     model = tiny()
     tree = chains()

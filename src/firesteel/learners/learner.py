@@ -73,25 +73,28 @@ class Learner:
     def device(self) -> torch.device:
         return self.trainable[0].device
 
-    def learning_rate(self) -> float:
-        """The rate of the next update: linear warm-up, then the configured shape."""
+    def learning_rate(self, progress: float = 0.0) -> float:
+        """The rate of the next update: linear warm-up, then the configured shape.
+
+        The shape goes by the steps done, or by `progress` (what share of the run is over, 0 to 1) where that is more.
+        """
         config = self.config
         if self.updates < config.warmup_steps:
             return config.lr * (self.updates + 1) / config.warmup_steps
         span = max(1, self.total_steps - config.warmup_steps)
-        progress = min(1.0, (self.updates - config.warmup_steps) / span)
+        progress = min(1.0, max(progress, (self.updates - config.warmup_steps) / span))
         if config.schedule == "linear":
             return config.lr * (1.0 - progress)
         if config.schedule == "cosine":
             return config.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
         return config.lr
 
-    def update(self, batch: Batch, *, rate_factor: float = 1.0) -> dict[str, float]:
+    def update(self, batch: Batch, *, rate_factor: float = 1.0, progress: float = 0.0) -> dict[str, float]:
         """One or more optimiser steps on a rollout's rows; returns metrics averaged over them.
 
-        `rate_factor` multiplies the learning rate of this update.
+        `rate_factor` multiplies the learning rate of this update, `progress` is that of `learning_rate`.
         """
-        rate = self.learning_rate() * rate_factor
+        rate = self.learning_rate(progress) * rate_factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         rows = [row for row in batch.rows if row.loss_mask.any()]

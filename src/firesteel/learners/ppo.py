@@ -127,9 +127,9 @@ class PpoLearner(Learner):
         self.ppo = ppo
         self.kl_coef = ppo.kl_coef
 
-    def update(self, batch: Batch, *, rate_factor: float = 1.0) -> dict[str, float]:
+    def update(self, batch: Batch, *, rate_factor: float = 1.0, progress: float = 0.0) -> dict[str, float]:
         """As `Learner.update`; with `on_target: adapt` the weight of the KL follows."""
-        metrics = super().update(batch, rate_factor=rate_factor)
+        metrics = super().update(batch, rate_factor=rate_factor, progress=progress)
         metrics["learner/kl_coef"] = self.kl_coef
         kl = metrics.get("losses/kl")
         if self.ppo.on_target == "adapt" and kl is not None:
