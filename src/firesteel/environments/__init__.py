@@ -11,6 +11,7 @@ from firesteel.plugins import load
 ENVIRONMENTS: dict[str, str] = {
     "household": "firesteel.environments.household:Household",
     "scienceworld": "firesteel.environments.scienceworld:ScienceWorld",
+    "webshop": "firesteel.environments.webshop:WebShop",
     "tool_calls": "firesteel.environments.tool_calls:ToolCalls",
     "bfcl": "firesteel.environments.bfcl:Bfcl",
     "tool_questions": "firesteel.environments.tool_questions:ToolQuestions",
