@@ -128,7 +128,7 @@ def household_trees(num_tasks: int, num_leaves: int, mode: str) -> list[Tree]:
         {
             "model": {"path": str(HOUSEHOLD)},
             "environment": {"name": "household", "options": {"size": "small", "admissible": False}},
-            "context": {"mode": mode, "prompts": "compact"},
+            "context": {"mode": mode, "prompts": "goal_last"},
             "rollout": {
                 "criterion": "fixed_probability", "criterion_options": {"probability": 0.25}, "num_leaves": num_leaves,
                 "num_roots": 2, "width": 2, "max_turns": 16, "max_response_tokens": 24,

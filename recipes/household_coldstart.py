@@ -1,12 +1,13 @@
 """The small household model that quickstart starts from: language from random play, then 300 expert episodes.
 
-Stage 1 learns the language of random play, each action with what the expert would think there, and of the expert's
-episodes. Of 26,000 games of 12 random actions those are kept in which a wanted object comes into sight (a little more
-than half), because the model must learn to see it; one action in five was possible earlier and need not be now, so
-that the text shows failing actions too. Stage 2 fine-tunes on the responses of 300 expert episodes tagged by rules;
-the best of its evaluations on validation tasks counts. The result lies in `runs/household_coldstart/expert/model`; the
-one that comes with the recipes, `recipes/models/household`, is of an earlier state of this recipe (29.5% on validation
-games; see the lab book).
+Three stages. `language` learns every token of random play, each drawn action with what the expert would think there,
+and of the expert's episodes. `reading` goes on with the thoughts in front: whether the wanted object is among those
+just seen, and its number. Of the games of 12 random actions those are kept in which a wanted object comes into sight (a
+little more than half); one action in five was possible earlier and need not be now, to show failing actions too.
+`expert` fine-tunes on responses alone: the 300 expert episodes, tagged by rules, and fewer random games, whose drawn
+actions are not imitated; with the expert's episodes alone the model forgets how to read. The best of its evaluations on
+validation tasks counts. The result lies in `runs/household_coldstart/expert/model`; it comes with the recipes as
+`recipes/models/household`.
 """
 
 from pathlib import Path
@@ -15,63 +16,64 @@ from firesteel.annotate import load_episodes, save_episodes
 from firesteel.coldstart import collect_episodes
 from firesteel.config import Config
 
+GAMES = {"random.jsonl": 16_000, "more_random.jsonl": 26_000}
+"""Files of random games, of which the second holds the first: the stages read them in different shares."""
+
 
 def config():
-    """Stage 2; stage 1 differs in the fields that `run` replaces."""
+    """The last stage; the others differ in the fields that `run` replaces."""
     return Config.build(
         {
             "name": "household_coldstart",
-            "steps": 800,
+            "steps": 1000,
             "tasks_per_step": 4,
             "save_every": 0,
             "environment": {"name": "household", "options": {"size": "small", "admissible": False}},
-            "context": {"mode": "full", "prompts": "compact"},
-            "rollout": {"max_turns": 20, "max_response_tokens": 24},
+            "context": {"mode": "full", "prompts": "goal_last"},
+            "rollout": {"max_turns": 16, "max_response_tokens": 24},
             "advantage": {"weighting": "node"},
             "learner": {
                 "kind": "sft", "lr": 5e-4, "schedule": "cosine", "warmup_steps": 20,
                 "weight_decay": 0.01, "micro_batch_tokens": 8192,
             },
-            "evaluation": {"every": 100, "num_tasks": 200, "temperature": 1.0},
+            "evaluation": {"every": 100, "num_tasks": 100, "temperature": 1.0},
             "data": ["expert.jsonl"],
         }
     )  # fmt: skip
 
 
 def run(config, session):
-    """Collects both sets of episodes, then trains the two stages."""
+    """Collects the episodes, then trains the three stages."""
     folder = Path(config.runs_dir) / config.name
     folder.mkdir(parents=True, exist_ok=True)
-    expert, random = folder / "expert.jsonl", folder / "random.jsonl"
+    expert, random, more = (str(folder / name) for name in ("expert.jsonl", *GAMES))
+    collect(config, folder, lambda text: session.listen("note", {"text": text}))
+    tiny = {"hidden": 128, "layers": 3, "max_context": 1024, "initializer_range": 0.05}
+    language = {
+        "name": f"{config.name}/language", "steps": 5000, "data": [random, *[expert] * 10], "model": {"tiny": tiny},
+        "learner": {"lr": 2e-3, "warmup_steps": 50, "prompt_weight": 1.0}, "evaluation": {"every": 0},
+    }  # fmt: skip
+    reading = {
+        "name": f"{config.name}/reading", "steps": 2000, "data": [random, more, expert],
+        "learner": {"lr": 1e-3, "warmup_steps": 50, "prompt_weight": 0.1}, "evaluation": {"every": 0},
+    }  # fmt: skip
+    last = {"name": f"{config.name}/expert", "data": [random, *[expert] * 40]}
+    done = session.train(config.updated(language))
+    for stage in (reading, last):
+        done = session.train(config.updated(stage, {"model": {"path": done["model"], "tiny": None}}))
+    return done
 
-    def say(text):
-        session.listen("note", {"text": text})
 
-    if not expert.exists():
-        collect_episodes(config.updated({"seed": 1}), expert, count=300, say=say)
-    if not random.exists():
-        play, everything = config.updated({"seed": 2}), folder / "play.jsonl"
-        collect_episodes(
-            play, everything, count=26_000, policy="random", max_steps=12, narrate=True, stale_share=0.2, say=say
-        )
-        save_episodes(random, [episode for episode in load_episodes(everything) if comes_into_sight(episode)])
-    first = config.updated(
-        {
-            "name": f"{config.name}/language",
-            "steps": 6000,
-            "data": [str(random), str(expert)],
-            "model": {"tiny": {"hidden": 128, "layers": 3, "max_context": 1024}},
-            "learner": {"lr": 2e-3, "warmup_steps": 50, "prompt_weight": 1.0},
-            "evaluation": {"every": 0},
-        }
-    )
-    language = session.train(first)
-    second = {
-        "name": f"{config.name}/expert",
-        "data": [str(expert)],
-        "model": {"path": language["model"], "tiny": None},
-    }
-    return session.train(config.updated(second))
+def collect(config, folder, say):
+    """Writes the files of episodes that are not there yet."""
+    if not (folder / "expert.jsonl").exists():
+        collect_episodes(config.updated({"seed": 1}), folder / "expert.jsonl", count=300, say=say)
+    for name, count in GAMES.items():
+        if not (folder / name).exists():
+            play = folder / f"play_{name}"
+            collect_episodes(config.updated({"seed": 2}), play, count=count, policy="random", max_steps=12,
+                             narrate=True, stale_share=0.2, say=say)  # fmt: skip
+            save_episodes(folder / name, [episode for episode in load_episodes(play) if comes_into_sight(episode)])
 
 
 def comes_into_sight(episode):

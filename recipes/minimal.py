@@ -214,7 +214,7 @@ def train(directory: str, settings: Settings) -> list[float]:
     torch.manual_seed(settings.seed)
     rng = random.Random(settings.seed)
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    context = ContextBuilder(AutoTokenizer.from_pretrained(directory), "compact")
+    context = ContextBuilder(AutoTokenizer.from_pretrained(directory), "goal_last")
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     tasks = list(Household.tasks("train", size=settings.size))
     history = []
@@ -245,7 +245,7 @@ def config() -> Any:
             "name": "minimal", "steps": own.steps, "tasks_per_step": own.tasks_per_step, "seed": own.seed,
             "model": {"path": str(Path(__file__).parent / "models" / "household")},
             "environment": {"name": "household", "options": {"size": own.size, "admissible": False}},
-            "context": {"mode": "full", "prompts": "compact"},
+            "context": {"mode": "full", "prompts": "goal_last"},
             "rollout": {"criterion": "explore_tag"} | {name: getattr(own, name) for name in rollout},
             "reward": {"name": "outcome", "success": 1.0, "invalid_penalty": own.invalid_penalty},
             "advantage": {"weighting": "path", "baseline": own.baseline, "std": "none"},

@@ -10,20 +10,20 @@ def config():
     return Config.build(
         {
             "name": "quickstart",
-            "steps": 20,
+            "steps": 24,
             "tasks_per_step": 16,
             "model": {"path": str(Path(__file__).parent / "models" / "household")},
             "environment": {"name": "household", "options": {"size": "small", "admissible": False}},
-            "context": {"mode": "full", "prompts": "compact"},
+            "context": {"mode": "full", "prompts": "goal_last"},
             "rollout": {
                 "criterion": "explore_tag", "num_leaves": 8, "num_roots": 4, "width": 2,
                 "max_turns": 16, "max_response_tokens": 24,
             },
-            "reward": {"name": "outcome", "success": 1.0, "invalid_penalty": 0.01},
+            "reward": {"name": "outcome", "success": 1.0, "invalid_penalty": 0.01, "invalid_when": "either"},
             "advantage": {"weighting": "path", "baseline": "group_mean"},
             "loss": {"aggregation": "sequence_mean"},
             "learner": {
-                "lr": 3e-4, "schedule": "linear", "warmup_steps": 1, "minibatches": 8, "micro_batch_tokens": 8192,
+                "lr": 3e-4, "schedule": "linear", "warmup_steps": 4, "minibatches": 8, "micro_batch_tokens": 8192,
             },
             "evaluation": {"temperature": 1.0, "test_split": "l0", "test_tasks": 200},
             "save_every": 5,

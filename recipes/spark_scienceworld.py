@@ -83,7 +83,11 @@ def language_stage(config, random, expert):
         {
             "name": f"{config.name}/language", "steps": 2000, "token_budget": None, "tasks_per_step": 4,
             "data": [str(random), str(expert)],
-            "model": {"tiny": {"hidden": 128, "layers": 3, "max_context": 3072, "vocab_size": 2048, "initializer_range": 0.05}},
+            "model": {
+                "tiny": {
+                    "hidden": 128, "layers": 3, "max_context": 3072, "vocab_size": 2048, "initializer_range": 0.05,
+                }
+            },
             "learner": {"kind": "sft", "lr": 2e-3, "schedule": "cosine", "warmup_steps": 50, "prompt_weight": 0.3},
             "advantage": {"weighting": "node"},
             "evaluation": {"every": 0, "test_split": None},

@@ -255,6 +255,9 @@ class LearnerConfig(Section):
     """AdamW's decay. SPARK: 0.01."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's averages."""
+    eps: float = Field(default=1e-8, gt=0)
+    """AdamW's epsilon. Parameters whose gradients are smaller move less than `lr` a step: near the size of a gradient
+    (its norm over the root of the number of parameters) it keeps noise from moving what has no signal."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are scaled down to this norm."""
     minibatches: int = Field(default=1, ge=1)

@@ -23,7 +23,7 @@ PER_DENOMINATOR = ("losses/policy", "losses/sft")
 class Objective(Protocol):
     """What is minimised: a sum over tokens, and sums to report. Division by D is the learner's.
 
-    Unless it `needs_every_row`, rows whose advantages are all zero have no gradient and are left out (`skip_dead_rows`).
+    Unless it `needs_every_row`, rows whose advantages are all zero have no gradient: `skip_dead_rows` leaves them out.
     """
 
     needs_reference: bool
@@ -66,7 +66,7 @@ class Learner:
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
             enable({"use_reentrant": False})
         self.optimizer = torch.optim.AdamW(
-            self.trainable, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+            self.trainable, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
         )
 
     @property
