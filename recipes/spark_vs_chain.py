@@ -26,8 +26,8 @@ def config():
         {
             "name": "spark_vs_chain",
             "steps": 200,
-            "token_budget": 400_000,
-            "evaluation": {"every": 8, "num_tasks": 100},
+            "token_budget": 200_000,
+            "evaluation": {"every": 4, "num_tasks": 100},
             "save_every": 0,
             "save_trees": False,
         }

@@ -23,21 +23,30 @@ def compare(
 ) -> dict[str, Any]:
     """Trains every arm with every seed and writes `results.json`, `table.md` and `curves.svg` beside the runs.
 
-    Seeds are the outer loop, so that a cut-off comparison has whole blocks; with `--continue` finished runs are kept.
-    With `reference` the table holds each arm's paired difference to that arm.
+    Seeds are the outer loop, and the files are written after each: a cut-off comparison has a table of whole blocks.
+    With `--continue` finished runs are kept. With `reference` the table holds each arm's paired difference to that arm.
     """
     folder = Path(config.runs_dir) / config.name
     results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in arms}
+    written: dict[str, Any] = {}
     for seed in seeds:
         for arm, settings in arms.items():
             session.listen("note", {"text": f"== {config.name}: arm {arm}, seed {seed}"})
             name = f"{config.name}/{arm}-seed{seed}"
             summary = session.train(config.updated(settings, {"name": name, "seed": seed}))
             results[arm].append(summary | {"curve": curve(folder.parent / name / "metrics.jsonl")})
+        written = write_comparison(folder, results, reference)
+    return written
+
+
+def write_comparison(
+    folder: Path, results: Mapping[str, Sequence[Mapping[str, Any]]], reference: str | None
+) -> dict[str, Any]:
+    """Writes what the seeds so far have shown, and says where."""
     write_json_atomic(folder / "results.json", results)
     table = markdown_table(results, reference)
     write_atomic(folder / "table.md", table.encode())
-    plot = plot_curves(results, folder / "curves.svg", title=config.name)
+    plot = plot_curves(results, folder / "curves.svg", title=folder.name)
     return {
         "text": table,
         "table": str(folder / "table.md"),
