@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test test-system check docs bench clean
+.PHONY: help venv quickstart test test-system check docs bench bench-environments clean
 
 help: ## list the targets
 	@echo 'usage: make TARGET [PYTHON=python3.12] [SEED=1]'
@@ -59,8 +59,14 @@ check: $(VENV)/.dev ## lint, formatting, types, file and function sizes
 docs: $(VENV)/.docs ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+ENVIRONMENT_BENCHMARKS := $(addprefix benchmarks/,household.py scienceworld_steps.py alfworld_steps.py webshop.py pool.py)
+
 bench: $(VENV)/.dev ## measure what the speed claims rest on
-	@for file in $(filter-out benchmarks/pool.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+	@for file in $(filter-out $(ENVIRONMENT_BENCHMARKS),$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+
+bench-environments: $(VENV)/.dev ## measure the environments beside the stock ones (compiles ALFWorld's planner)
+	@tools/install_alfworld.sh $(BIN)/python
+	@for file in $(ENVIRONMENT_BENCHMARKS); do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) site build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from firesteel.cli_games import games_app
 from firesteel.cli_trajectories import judge_app, trajectories
 from firesteel.config import Config, parse_overrides
 from firesteel.errors import ConfigError, FiresteelError, StoreError
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.command()(trajectories)
 app.add_typer(judge_app, name="judge")
+app.add_typer(games_app, name="games")
 console = Console(stderr=True)
 
 SETTINGS = "Settings to replace, as key=value: `learner.lr=1e-4 seed=1`."

@@ -362,6 +362,7 @@ def lacks_bfcl() -> bool:
 
 
 NEEDS = {
+    "alfworld": [pytest.mark.skip(reason="its games are the user's or generated; tests/system/test_alfworld.py")],
     "bfcl": [pytest.mark.skipif(lacks_bfcl(), reason="bfcl-eval is not installed; see docs/environments.md")],
     "mmlu_pro": [pytest.mark.skip(reason="its questions come from the Hub or from a file of the user")],
     "scienceworld": [

@@ -11,6 +11,7 @@ from firesteel.plugins import load
 ENVIRONMENTS: dict[str, str] = {
     "household": "firesteel.environments.household:Household",
     "scienceworld": "firesteel.environments.scienceworld:ScienceWorld",
+    "alfworld": "firesteel.environments.alfworld:AlfWorld",
     "webshop": "firesteel.environments.webshop:WebShop",
     "tool_calls": "firesteel.environments.tool_calls:ToolCalls",
     "bfcl": "firesteel.environments.bfcl:Bfcl",
