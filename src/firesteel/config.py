@@ -79,6 +79,9 @@ class ModelConfig(Section):
     """"nf4": frozen weights in four bits under `lora` (QLoRA); needs bitsandbytes and a GPU."""
     trust_remote_code: bool = False
     """Let the Hub model run its own Python code."""
+    kv_cache_mb: int | None = Field(default=None, ge=1)
+    """Most memory for keys and values, in megabytes of 10^6 bytes; None: no limit. Where it is reached, fewer episodes
+    are decoded at once, and contexts are dropped and computed again. A third of it must hold the longest context."""
 
 
 class PoolConfig(Section):
@@ -153,6 +156,10 @@ class RolloutConfig(Section):
     """Sample within this probability mass; 1: all. Refused for training."""
     max_response_tokens: int = Field(default=512, ge=1)
     """Longest response of one step."""
+    overlap: bool = False
+    """Trees do not wait for each other's turns: while the environments of some step, others decode. Pays where they
+    work in other processes (`environment.pool.workers`). Results are repeatable, but not those of common turns to the
+    last bit: other batches round differently, and `random_tag` counts its rate in another order."""
     fill_with_roots: bool = False
     """Top up a task that used less than N leaves with further roots (ARPO does, SPARK does not)."""
     pad_groups: bool = False

@@ -89,7 +89,13 @@ def load_policy(config: Config, *, texts: Sequence[str] = ()) -> Policy:
         raise ConfigError("no model: set model.path to a Hub name or a local directory, for example model.path=./qwen")
     model = _with_adapter(model, settings, config.seed)
     context = ContextBuilder(tokenizer, **config.context.model_dump())
-    generator = TorchGenerator(model, tokenizer, end_token_ids=context.stop_token_ids)
+    limit = settings.kv_cache_mb
+    generator = TorchGenerator(
+        model,
+        tokenizer,
+        end_token_ids=context.stop_token_ids,
+        max_cache_bytes=None if limit is None else limit * 10**6,
+    )
     if context.mode == "window" and context.max_prompt_tokens is None:
         context.max_prompt_tokens = max(1, generator.max_context - config.rollout.max_response_tokens)
     return Policy(model, tokenizer, context, generator)

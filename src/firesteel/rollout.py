@@ -24,6 +24,7 @@ from firesteel.environments.base import Environment
 from firesteel.environments.fork import timed_fork
 from firesteel.errors import ContextOverflow, EnvironmentFailed
 from firesteel.guard import guarded
+from firesteel.overlap import Overlap
 from firesteel.responses import ParsedResponse
 from firesteel.tree import Leaf, Node, Step, Tree
 from firesteel.types import Completion, Generator, Observation, Request, SamplingParams, StepResult, Task
@@ -105,7 +106,11 @@ class Grower:
         try:
             lanes = self._start(names, trees)
             while lanes:
-                lanes = self._turn(lanes, seed, iteration)
+                if self.config.overlap:
+                    Overlap(self, seed, iteration).run(lanes)
+                    lanes = []
+                else:
+                    lanes = self._turn(lanes, seed, iteration)
                 if not lanes and self.config.fill_with_roots:
                     lanes = self._fill(names, trees)
                 if on_progress is not None:
@@ -189,14 +194,31 @@ class Grower:
 
     def _turn(self, lanes: list[Lane], seed: int, iteration: int | str) -> list[Lane]:
         lanes = [lane for lane in lanes if self._fits(lane)]
-        completions = self._complete(lanes, seed, iteration)
+        requests, counts = self._requests(lanes, seed, iteration)
+        answers = self.generator.generate(requests) if requests else []
+        completions = self._completions(lanes, counts, answers, seed, iteration)
+        return self._play(lanes, completions, self._announce(lanes, completions), seed, iteration)
+
+    def _announce(self, lanes: list[Lane], completions: list[Completion]) -> list[tuple[str, ParsedResponse]]:
+        """What the responses say; the environments are told, so that those elsewhere begin."""
         texts = [self.context.decode_response(completion.token_ids) for completion in completions]
         responses = [self.context.parse(text) for text in texts]
         for lane, response in zip(lanes, responses, strict=True):
             lane.environment.expect("step", response.action or "")
+        return list(zip(texts, responses, strict=True))
+
+    def _play(
+        self,
+        lanes: list[Lane],
+        completions: list[Completion],
+        said: list[tuple[str, ParsedResponse]],
+        seed: int,
+        iteration: int | str,
+    ) -> list[Lane]:
+        """Plays one step in every lane and branches; the lanes that go on."""
         alive: list[Lane] = []
         branching: dict[str, list[tuple[Lane, int]]] = {}
-        for lane, completion, text, response in zip(lanes, completions, texts, responses, strict=True):
+        for lane, completion, (text, response) in zip(lanes, completions, said, strict=True):
             step = self._act(lane, completion, text, response)
             if step is None:
                 continue
@@ -226,8 +248,8 @@ class Grower:
         self._end(lane.leaf, lane.environment, "overflow", reason)
         return False
 
-    def _complete(self, lanes: list[Lane], seed: int, iteration: int | str) -> list[Completion]:
-        """One completion a lane: of several, the most frequent action's first (a vote), or a selector's choice."""
+    def _requests(self, lanes: list[Lane], seed: int, iteration: int | str) -> tuple[list[Request], list[int]]:
+        """What the generator is asked for these lanes, and how many requests belong to each."""
         sampling = SamplingParams(
             self.config.max_response_tokens, self.config.temperature, self.config.top_k, self.config.top_p
         )
@@ -240,8 +262,14 @@ class Grower:
                 parts = (seed, iteration, lane.name, lane.leaf.index, lane.turn, *([draw] if draw else []))
                 requests.append(Request(tokens, derive_seed(*parts), sampling, lane.cache))
             counts.append(draws)
-        answers = iter(self.generator.generate(requests) if requests else [])
-        drawn = [[next(answers) for _ in range(count)] for count in counts]
+        return requests, counts
+
+    def _completions(
+        self, lanes: list[Lane], counts: list[int], answers: Sequence[Completion], seed: int, iteration: int | str
+    ) -> list[Completion]:
+        """One completion a lane: of several, the most frequent action's first (a vote), or a selector's choice."""
+        each_answer = iter(answers)
+        drawn = [[next(each_answer) for _ in range(count)] for count in counts]
         if self.config.candidates == 1:
             return [self._vote(completions) for completions in drawn]
         chooser = Candidates(self.config)

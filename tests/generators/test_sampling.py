@@ -112,8 +112,8 @@ def test_draws_follow_the_distribution() -> None:
 def test_raw_and_sampling_logprobs_by_hand() -> None:
     # Probabilities 1/7, 2/7, 4/7 at temperature 1; at temperature 1/2 their squares: 1/21, 4/21, 16/21.
     logits = torch.tensor([[0.0, math.log(2), math.log(4)]])
-    sampler = Sampler([SamplingParams(1, temperature=0.5, top_k=2)], [3], CPU)
-    draw = sampler.draw(logits, 0)
+    sampler = Sampler([SamplingParams(1, temperature=0.5, top_k=2)], CPU)
+    draw = sampler.draw(logits, [uniforms(3, 1)[0]])
     token = int(draw.tokens[0])
     # top_k leaves 4/21 and 16/21: 1/5 and 4/5.
     assert token == (1 if uniforms(3, 1)[0] < 0.2 else 2)
@@ -123,42 +123,71 @@ def test_raw_and_sampling_logprobs_by_hand() -> None:
     assert float(draw.entropies[0]) == pytest.approx(entropy)
 
 
-def test_every_step_takes_the_next_number_of_the_stream() -> None:
-    sampler = Sampler([SamplingParams(5), SamplingParams(3)], [1, 2], CPU)
+def test_equal_tokens_are_drawn_in_proportion_to_the_number() -> None:
     # Of 1000 equal tokens, number u in [0, 1) draws token 1000 u, rounded down.
-    drawn = [sampler.draw(torch.zeros(2, 1000), step).tokens.tolist() for step in range(5)]
-    assert [tokens[0] for tokens in drawn] == [int(1000 * number) for number in uniforms(1, 5)]
-    assert [tokens[1] for tokens in drawn[:3]] == [int(1000 * number) for number in uniforms(2, 3)]
+    draw = Sampler([SamplingParams(1)] * 3, CPU).draw(torch.zeros(3, 1000), [0.0, 0.4327, 0.9999])
+    assert draw.tokens.tolist() == [0, 432, 999]
 
 
 def test_temperature_one_draws_from_the_raw_distribution() -> None:
-    draw = Sampler([SamplingParams(1)], [3], CPU).draw(torch.tensor([[0.3, 1.0, -2.0]]), 0)
+    draw = Sampler([SamplingParams(1)], CPU).draw(torch.tensor([[0.3, 1.0, -2.0]]), [0.6])
     assert draw.sampling_logprobs.tolist() == draw.logprobs.tolist()
 
 
 def test_temperature_zero_takes_the_best_token_and_is_certain() -> None:
     logits = torch.tensor([[1.0, 3.0, 3.0, 0.0]])
     for params in ([SamplingParams(1, temperature=0.0)], [SamplingParams(1, temperature=0.0), SamplingParams(1)]):
-        draw = Sampler(params, range(len(params)), CPU).draw(logits.expand(len(params), 4), 0)
+        draw = Sampler(params, CPU).draw(logits.expand(len(params), 4), [0.9] * len(params))
         assert int(draw.tokens[0]) == 1
         assert float(draw.sampling_logprobs[0]) == 0.0
         assert float(draw.logprobs[0]) == pytest.approx(float(logits.log_softmax(-1)[0, 1]))
 
 
 def test_forbidden_tokens_leave_the_entropy_finite() -> None:
-    draw = Sampler([SamplingParams(1)], [0], CPU).draw(torch.tensor([[0.0, -math.inf, 0.0]]), 0)
+    draw = Sampler([SamplingParams(1)], CPU).draw(torch.tensor([[0.0, -math.inf, 0.0]]), [0.4])
     assert float(draw.entropies[0]) == pytest.approx(math.log(2))
     assert int(draw.tokens[0]) != 1
 
 
-def test_kept_rows_go_on_with_their_own_streams_and_settings() -> None:
+def test_every_row_has_its_own_settings() -> None:
     params = [SamplingParams(4), SamplingParams(4, temperature=0.0), SamplingParams(4, temperature=3.0, top_k=5)]
-    logits = torch.linspace(-2, 2, 30).reshape(3, 10)
-    whole, kept = Sampler(params, [1, 2, 3], CPU), Sampler(params, [1, 2, 3], CPU)
-    kept.keep([2, 0])
-    one, other = whole.draw(logits, 3), kept.draw(logits[[2, 0]], 3)
-    for before, after in zip(one, other, strict=True):
-        assert torch.equal(before[[2, 0]], after)
+    logits, numbers = torch.linspace(-2, 2, 30).reshape(3, 10), [0.3, 0.5, 0.8]
+    together = Sampler(params, CPU).draw(logits, numbers)
+    for row, each in enumerate(params):
+        alone = Sampler([each], CPU).draw(logits[row : row + 1], numbers[row : row + 1])
+        for whole, single in zip(together, alone, strict=True):
+            assert whole[row : row + 1].tolist() == pytest.approx(single.tolist())
+
+
+@pytest.mark.parametrize("params", [
+    SamplingParams(1),
+    SamplingParams(1, temperature=0.5),
+    SamplingParams(1, temperature=2.0, top_k=4),
+    SamplingParams(1, top_p=0.8),
+    SamplingParams(1, temperature=0.7, top_k=6, top_p=0.75),
+])  # fmt: skip
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_draws_follow_the_tempered_and_truncated_distribution(params: SamplingParams, dtype: torch.dtype) -> None:
+    logits = torch.tensor([1.0, 0.25, -1.5, 0.5, 2.0, -0.5, 0.0, 1.5], dtype=dtype)
+    count = 10_000
+    # The kept tokens worked out one by one, in float64.
+    wanted = (logits.double() / params.temperature).softmax(-1).tolist()
+    order = sorted(range(8), key=lambda token: -wanted[token])[: params.top_k or 8]
+    mass = sum(wanted[token] for token in order)
+    kept: list[int] = []
+    for token in order:
+        if sum(wanted[each] for each in kept) / mass >= params.top_p:
+            break
+        kept.append(token)
+    total = sum(wanted[token] for token in kept)
+    draw = Sampler([params] * count, CPU).draw(logits.expand(count, 8), [uniforms(seed, 1)[0] for seed in range(count)])
+    seen = torch.bincount(draw.tokens, minlength=8).tolist()
+    assert sum(seen[token] for token in kept) == count
+    expected = {token: count * wanted[token] / total for token in kept}
+    chi_square = sum((seen[token] - expected[token]) ** 2 / expected[token] for token in kept)
+    assert chi_square < chi_square_limit(len(kept) - 1, 1e-3)
+    for token, sampling_logprob in list(zip(draw.tokens.tolist(), draw.sampling_logprobs.tolist(), strict=True))[:50]:
+        assert sampling_logprob == pytest.approx(math.log(wanted[token] / total), abs=1e-5)
 
 
 @pytest.mark.parametrize(

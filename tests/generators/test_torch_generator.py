@@ -22,6 +22,7 @@ from tiny_models import (
 )
 
 from firesteel.errors import ConfigError, ContextOverflow
+from firesteel.generators import attention, llama, sharing
 from firesteel.generators.torch import TorchGenerator
 from firesteel.types import Completion
 
@@ -152,7 +153,7 @@ def test_a_request_gives_the_same_in_any_batch(generator: TorchGenerator, model:
 
 
 def test_rows_that_go_on_after_others_ended_are_not_disturbed(generator: TorchGenerator) -> None:
-    # 12, then 5, then 2 rows are active: the batch is made smaller twice, and its columns too.
+    # 12, then 5, then 2 rows are active: the batch is made smaller twice.
     news = [2] * 7 + [6] * 3 + [30] * 2
     requests = [request(prompt(40 - 3 * row, row), row, new) for row, new in enumerate(news)]
     together = generator.generate(requests)
@@ -169,15 +170,15 @@ def test_rows_that_go_on_after_others_ended_are_not_disturbed(generator: TorchGe
     assert_same(kept, generator.generate([request(each.token_ids, 99, 5) for each in next_turn]))
 
 
-def test_the_batch_is_made_smaller_when_half_of_it_has_ended() -> None:
-    model = build()
+def test_the_batch_is_made_smaller_when_a_quarter_of_it_has_ended() -> None:
+    model = build("gpt_neox")
     generator = TorchGenerator(model, end_token_ids=NEVER)
     num_rows: list[int] = []
     model.register_forward_pre_hook(lambda _, __, inputs: num_rows.append(len(inputs["input_ids"])), with_kwargs=True)
-    news = [2] * 3 + [4] * 4 + [6] * 3 + [30] * 2
+    news = [2] * 2 + [4] * 4 + [6] * 3 + [30] * 3
     generator.generate([request(prompt(5, row), row, new) for row, new in enumerate(news)])
-    # The prefill; tokens 2 to 4 of all 12, of which 9 go on after 2; tokens 5 and 6 of five; 7 to 30 of two.
-    assert num_rows == [12] + 3 * [12] + 2 * [5] + 24 * [2]
+    # The prefill; tokens 2 to 4 of all 12, of which 10 go on after 2; tokens 5 and 6 of six; 7 to 30 of three.
+    assert num_rows == [12] + 3 * [12] + 2 * [6] + 24 * [3]
 
 
 def test_another_seed_gives_other_tokens_and_no_global_state_is_used(generator: TorchGenerator) -> None:
@@ -210,6 +211,9 @@ def test_keys_and_values_kept_over_turns_equal_a_new_prefill(generator: TorchGen
             "prefilled_tokens": new,
             "reused_tokens": sum(map(len, contexts)) - new,
             "generated_tokens": 6 * len(contexts),
+            "evicted_tokens": 0,
+            "steps": 5,
+            "row_steps": 5 * len(contexts),
         }
         assert_same(completions, generator.generate([request(each.token_ids, turn, 6) for each in requests]))
         caches = [completion.cache for completion in completions]
@@ -269,9 +273,124 @@ def test_the_cache_of_another_generator_is_ignored(generator: TorchGenerator) ->
 def test_release_frees_memory_and_makes_caches_invalid(generator: TorchGenerator) -> None:
     (first,) = generator.generate([request(prompt(10), 0, 4)])
     generator.release()
-    assert first.cache.buffer.keys.numel() == 0
+    assert first.cache.last.stored is None
     assert_same(generator.generate([request(prompt(10), 0, 4, cache=first.cache)]), [first])
     assert generator.stats["reused_tokens"] == 0
+
+
+# Prefixes that rows share
+
+
+def forked(generator: TorchGenerator, width: int) -> list[Any]:
+    """Branches from one kept context: draws from the fork itself, and others behind observations of their own."""
+    (root,) = generator.generate([request(prompt(60), 0, 8)])
+    context = [*prompt(60), *root.token_ids]
+    same = [request(context, seed, 9, cache=root.cache) for seed in range(width)]
+    return same + [request([*context, *prompt(1 + row, row)], row, 9, cache=root.cache) for row in range(width)]
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "phi"])
+def test_branches_that_attend_to_one_copy_of_their_prefix_equal_recomputation(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "MIN_GAIN_TOKENS", 1)
+    groups: list[int] = []
+    attend = attention.attend_shared
+
+    def counted(*arguments: Any) -> torch.Tensor:
+        groups.append(len(arguments[5]))
+        return attend(*arguments)
+
+    monkeypatch.setattr(llama, "attend_shared", counted)
+    model = build(family)
+    generator = TorchGenerator(model, end_token_ids=NEVER)
+    branches = forked(generator, 4)
+    together = generator.generate(branches)
+    alone = [
+        TorchGenerator(model, end_token_ids=NEVER).generate([request(each.token_ids, each.seed, 9)])[0]
+        for each in branches
+    ]
+    assert_same(together, alone)
+    for each, completion in zip(branches, together, strict=True):
+        wanted = plain_logprobs(model, each.token_ids, completion)
+        assert largest_difference(completion.logprobs, wanted) < 1e-5
+    # In phi every row has a copy.
+    assert (max(groups, default=0) > 0) == (family != "phi")
+    # What they kept serves the next turn.
+    turn = [
+        request([*each.token_ids, *done.token_ids, 5, 6], 3, 6, cache=done.cache)
+        for each, done in zip(branches, together, strict=True)
+    ]
+    before = generator.stats["prefilled_tokens"]
+    assert_same(generator.generate(turn), generator.generate([request(each.token_ids, 3, 6) for each in turn]))
+    assert generator.stats["prefilled_tokens"] - before > 3 * len(turn)
+
+
+def test_a_long_beginning_is_computed_once_without_a_cache(generator: TorchGenerator) -> None:
+    requests = [request([*prompt(70), *prompt(5, row)], row, 6) for row in range(3)]
+    together = generator.generate(requests)
+    assert generator.stats["prefilled_tokens"] == 70 + 3 * 5
+    assert generator.stats["reused_tokens"] == 2 * 70
+    assert_same(together, [generator.generate([each])[0] for each in requests])
+
+
+# Rows that join while others are decoded
+
+
+def test_requests_that_join_get_what_they_get_alone(model: torch.nn.Module) -> None:
+    generator = TorchGenerator(model, end_token_ids=NEVER, max_batch=3)
+    first = [request(prompt(4 + 9 * row, row), row, 3 + 4 * row) for row in range(5)]
+    asked, done = list(first), {}
+
+    def follow(number: int, completion: Completion) -> list[Any]:
+        done[number] = completion
+        if number >= 12:
+            return []
+        # The next turn of the same episode, and for every third a branch beside it.
+        context = [*asked[number].token_ids, *completion.token_ids, *prompt(2, number)]
+        new = [request(context, number, 4, cache=completion.cache)]
+        if number % 3 == 0:
+            new.append(request(context, 100 + number, 9, cache=completion.cache))
+        asked.extend(new)
+        return new
+
+    generator.stream(first, follow)
+    assert sorted(done) == list(range(len(asked))) and len(asked) > 15
+    fresh = TorchGenerator(model, end_token_ids=NEVER)
+    alone = [fresh.generate([request(each.token_ids, each.seed, each.sampling.max_new_tokens)])[0] for each in asked]
+    assert_same([done[number] for number in range(len(asked))], alone)
+
+
+def test_a_freed_place_is_taken_at_once(generator: TorchGenerator, model: torch.nn.Module) -> None:
+    # Three places; tokens 2 to 10 of nine rows of 10 tokens are 81 row steps: 27 full steps and none more.
+    small = TorchGenerator(model, end_token_ids=NEVER, max_batch=3)
+    small.generate([request(prompt(5, row), row, 10) for row in range(9)])
+    assert (small.stats["steps"], small.stats["row_steps"]) == (27, 81)
+    # Rows of 2, 6 and 10 tokens twice: as soon as the short one ends, another row begins in its place.
+    mixed = TorchGenerator(model, end_token_ids=NEVER, max_batch=3)
+    mixed.generate([request(prompt(5, row), row, new) for row, new in enumerate((2, 6, 10, 2, 6, 10))])
+    assert mixed.stats["steps"] < 2 * 9
+
+
+def test_what_is_polled_joins_and_none_ends_the_stream(generator: TorchGenerator) -> None:
+    coming = [[request(prompt(5), 1, 6)], [], [request(prompt(7), 2, 3)]]
+    done: dict[int, Completion] = {}
+
+    def follow(number: int, completion: Completion) -> list[Any]:
+        done[number] = completion
+        return []
+
+    generator.stream([], follow, lambda: coming.pop(0) if coming else [])
+    assert_same([done[0], done[1]], generator.generate([request(prompt(5), 1, 6), request(prompt(7), 2, 3)]))
+
+
+def test_an_error_in_between_leaves_the_generator_usable(generator: TorchGenerator) -> None:
+    def follow(number: int, completion: Completion) -> list[Any]:
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        generator.stream([request(prompt(5), 1, 2), request(prompt(5), 1, 9)], follow)
+    assert len(generator.generate([request(prompt(5), 1, 4)])[0].token_ids) == 4
 
 
 # How completions end

@@ -190,7 +190,7 @@ def test_new_weights_are_copied_and_drop_every_cache(is_tied: bool) -> None:
     generator = TorchGenerator(model, end_token_ids=NEVER)
     (old,) = generator.generate([request(prompt(10), 0, 6)])
     generator.load_weights(dict(source.named_parameters()), version=7)
-    assert old.cache.buffer.keys.numel() == 0
+    assert old.cache.last.stored is None
     (new,) = generator.generate([request(prompt(10), 0, 6, cache=old.cache)])
     assert (old.policy_version, new.policy_version, generator.version) == (0, 7, 7)
     assert generator.stats["reused_tokens"] == 0

@@ -1,197 +1,303 @@
-"""Decoding in lock step: one token per row and forward pass; rows that ended are dropped from time to time."""
+"""Decoding: one token per row and forward pass. Rows that end make place for others, in the middle of a batch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from firesteel.generators.kv import BatchCache, CachedContext, Epoch, KVBuffer
-from firesteel.generators.sampling import Draw, Sampler
-from firesteel.types import Completion, Request
-
-Forward = Callable[[Tensor, Tensor, Tensor | None, BatchCache], Tensor]
-"""(tokens [B, S], positions [B, S], attention [B, 1, S, C] or None, cache) -> logits of the last column, [B, V]."""
+from firesteel.generators.attention import SharedPrefix
+from firesteel.generators.kv import Arena, BatchCache, KVBuffer, KVShape
+from firesteel.generators.sampling import Sampler, uniforms
+from firesteel.generators.segments import Segment, carve
+from firesteel.generators.sharing import Groups, shared_prefixes
+from firesteel.types import Request
 
 MIN_ROWS_TO_DROP = 4
-"""Batches smaller than this are not compacted: a smaller batch would not be faster."""
+"""Batches smaller than this are not made smaller: a smaller batch would not be faster."""
+
+SPARE_COLUMNS = 64
+"""Rows that join later find so many columns ready; without spare ones the buffer would move with every one of them."""
+
+
+class Forward(Protocol):
+    """One forward pass.
+
+    Takes tokens and positions [B, S], a mask [B, 1, S, C] or None, the cache, and prefixes that rows share; returns the
+    logits of the last column, [B, V].
+    """
+
+    def __call__(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        cache: BatchCache,
+        prefixes: Sequence[SharedPrefix] = (),
+    ) -> Tensor: ...
 
 
 class StopStrings:
-    """Finds stop strings at the end of what each row has generated so far."""
+    """Finds the stop strings of one request at the end of what it has generated so far."""
 
     MARGIN_TOKENS = 8
 
-    def __init__(self, tokenizer: Any, stops: Sequence[tuple[str, ...]]) -> None:
+    def __init__(self, tokenizer: Any, strings: tuple[str, ...]) -> None:
         self._tokenizer = tokenizer
-        self._stops = {row: strings for row, strings in enumerate(stops) if strings}
-        self._generated: dict[int, list[int]] = {row: [] for row in self._stops}
+        self._strings = strings
+        longest = max((len(string.encode()) for string in strings), default=0)
+        self._num_tokens = longest + self.MARGIN_TOKENS
 
-    def __bool__(self) -> bool:
-        return bool(self._stops)
-
-    def are_met(self, rows: Sequence[int], tokens: Tensor) -> list[bool]:
-        """Takes in one new token per row; True where the row's text now contains one of its stop strings.
+    def are_met(self, generated: Sequence[int]) -> bool:
+        """Whether the newest token completed a stop string.
 
         Only the last tokens are decoded: a string of n bytes ends in the newest token and, as a token that
         prints is at least one byte, begins no more than n such tokens before.
         """
-        met = []
-        for row, token in zip(rows, tokens.tolist(), strict=True):
-            strings = self._stops.get(row, ())
-            if strings:
-                generated = self._generated[row]
-                generated.append(token)
-                longest = max(len(string.encode()) for string in strings)
-                tail = generated[-longest - self.MARGIN_TOKENS :]
-                text = self._tokenizer.decode(tail, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-                met.append(any(string in text for string in strings))
-            else:
-                met.append(False)
-        return met
+        if not self._strings:
+            return False
+        tail = list(generated[-self._num_tokens :])
+        text = self._tokenizer.decode(tail, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return any(string in text for string in self._strings)
 
 
-@dataclass(slots=True)
-class Outcome:
-    """What became of one row. `buffer`, `row` and `start` say where its keys and values lie."""
+@dataclass(slots=True, eq=False)
+class Row:
+    """One request on its way. `context` is the segment of its last context token.
 
+    `filled` is a view of one row that ends with that token, so that the context need not be put together again.
+    """
+
+    number: int
+    request: Request
+    context: Segment
+    filled: KVBuffer | None
+    stops: StopStrings
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     sampling_logprobs: list[float] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
-    is_stopped: bool = False
-    buffer: KVBuffer | None = None
-    row: int = 0
+    finish_reason: str = ""
+    prefix: Segment | None = None
     start: int = 0
+    uniforms: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        sampling = self.request.sampling
+        count = sampling.max_new_tokens if sampling.temperature > 0 else 0
+        self.uniforms = uniforms(self.request.seed, count)
+
+    @property
+    def skipped(self) -> int:
+        """How many tokens of the context are not in the row's own columns."""
+        return 0 if self.prefix is None else self.prefix.end
+
+    @property
+    def num_missing(self) -> int:
+        """How many columns the row still needs: the last token is never fed."""
+        return self.request.sampling.max_new_tokens - max(1, len(self.tokens))
+
+    def next_uniform(self) -> float:
+        """What decides the next token; a row that has ended draws on, for nobody."""
+        place = len(self.tokens)
+        return float(self.uniforms[place]) if place < len(self.uniforms) else 0.0
 
 
 class Decoder:
-    """Continues the rows of one buffer until each has ended.
+    """The rows that are being decoded, each with its own place in one buffer.
+
+    Row i is in slot i. A slot whose row has ended is computed on until another row takes it or the batch is made
+    smaller. All rows write the same column; where it reaches the buffer's end, the rows move to a new one.
 
     Args:
         forward: One forward pass of the model.
-        buffer: Holds the contexts, right-aligned to `column`, with room for the new tokens.
-        starts: The first column of each row's context.
-        requests: One request per row.
-        end_tokens: [E] ids that end a completion.
-        stop_strings: For rows 0, 1, ... as in `requests`.
+        shape: Of its keys and values.
+        end_tokens: Ids that end a completion.
+        is_sharing: Whether `forward` takes prefixes.
+        arena: Memory for the first buffer.
     """
 
     def __init__(
         self,
-        forward: Forward,
-        buffer: KVBuffer,
-        column: int,
-        starts: Sequence[int],
-        requests: Sequence[Request],
-        end_tokens: Tensor,
-        stop_strings: StopStrings,
+        forward: Callable[[int], Forward],
+        shape: KVShape,
+        end_tokens: frozenset[int],
+        arena: Arena,
+        *,
+        is_sharing: bool,
     ) -> None:
         self._forward = forward
-        self._requests = requests
+        self._shape = shape
         self._end_tokens = end_tokens
-        self._stop_strings = stop_strings
-        self._device = end_tokens.device
-        self._outcomes = [Outcome() for _ in requests]
-        self._sampler = Sampler([each.sampling for each in requests], [each.seed for each in requests], self._device)
-        self._limits = self._tensor([each.sampling.max_new_tokens for each in requests])
-        self._is_active = torch.ones_like(self._limits, dtype=torch.bool)
-        self._is_stopped = torch.zeros_like(self._is_active)
-        self._num_tokens = torch.zeros_like(self._limits)
-        self._draws: list[Draw] = []
-        self._place(buffer, column, list(starts), list(range(len(requests))))
+        self._arena = arena
+        self._is_sharing = is_sharing
+        self._rows: list[Row] = []
+        self._buffer = KVBuffer.empty(shape, 0, 0)
+        self._column = self._first = 0
+        self._groups = Groups(shape, [], {})
+        self._is_stale = True
 
-    def _tensor(self, values: Sequence[int]) -> Tensor:
-        return torch.tensor(values, device=self._device)
+    @property
+    def live(self) -> list[Row]:
+        return [row for row in self._rows if not row.finish_reason]
 
-    def _place(self, buffer: KVBuffer, column: int, starts: list[int], rows: list[int]) -> None:
-        """Goes on in this buffer, whose rows are these rows of the requests."""
-        self._buffer, self._starts, self._rows = buffer, starts, rows
-        self._cache = BatchCache(buffer, column)
-        self._start_columns = self._tensor(starts)[:, None]
-        self._attention = None
-        if any(starts):
-            dtype = buffer.keys.dtype
-            is_real = torch.arange(buffer.num_columns, device=self._device) >= self._start_columns
-            self._attention = torch.where(is_real, 0.0, torch.finfo(dtype).min).to(dtype)[:, None, None]
+    @property
+    def num_slots(self) -> int:
+        return len(self._rows)
 
-    def run(self, logits: Tensor) -> list[Outcome]:
-        """Decodes from the first logits, [B, V], to the end of the last row; one outcome per request."""
-        for step in range(max(each.sampling.max_new_tokens for each in self._requests)):
-            draw = self._sampler.draw(logits, step)
-            self._draws.append(draw)
-            self._end_rows(draw.tokens, step)
-            num_active = int(self._is_active.sum())
-            if num_active == 0:
-                break
-            tokens = draw.tokens
-            if 2 * num_active <= len(self._rows) >= MIN_ROWS_TO_DROP:
-                tokens = self._drop_ended_rows(tokens)
-            logits = self._step(tokens)
-        self._collect()
-        return self._outcomes
+    def admit(self, rows: Sequence[Row], logits: Tensor) -> list[Row]:
+        """Takes in rows with the logits [B, V] behind their contexts; returns those that end with their first token."""
+        sampler = Sampler([row.request.sampling for row in rows], self._shape.device)
+        ended = self._draw(rows, sampler, logits)
+        staying = [row for row in rows if not row.finish_reason]
+        if staying:
+            self._place(staying)
+        return ended
 
-    def _step(self, tokens: Tensor) -> Tensor:
-        column = self._cache.column
-        attention = None if self._attention is None else self._attention[..., : column + 1]
-        logits = self._forward(tokens[:, None], column - self._start_columns, attention, self._cache)
+    def step(self) -> list[Row]:
+        """One more token for every live row; returns those that end with it."""
+        if self._is_stale:
+            self._drop_ended_rows()
+            self._refresh()
+        columns = slice(self._first, self._column + 1)
+        tokens = torch.tensor([row.tokens[-1:] for row in self._rows], device=self._shape.device)
+        # A row that has ended goes on counting, beyond what the model has positions for.
+        positions = (self._position_offsets + self._column).clamp_max(self._last_position)
+        mask = None if self._mask is None else self._mask[..., : columns.stop - columns.start]
+        logits = self._forward_now(tokens, positions, mask, self._cache, self._groups.prefixes)
         self._cache.advance(1)
-        return logits
+        self._column += 1
+        ended = self._draw(self._rows, self._sampler, logits)
+        if ended and self._is_worth_dropping():
+            self._is_stale = True
+        return ended
 
-    def _end_rows(self, tokens: Tensor, step: int) -> None:
-        is_end = (tokens[:, None] == self._end_tokens).any(-1)
-        if self._stop_strings:
-            is_end |= torch.tensor(self._stop_strings.are_met(self._rows, tokens), device=self._device)
-        self._num_tokens += self._is_active
-        self._is_stopped |= self._is_active & is_end
-        self._is_active &= ~is_end & (self._limits > step + 1)
+    def keep(self, row: Row) -> Segment:
+        """The segment behind which the row's next turn goes on; call it when the row has ended, before the next step.
 
-    def _drop_ended_rows(self, tokens: Tensor) -> Tensor:
-        """Moves the active rows to a smaller buffer; ended rows keep theirs in the old one. Returns their tokens."""
-        self._collect()
-        kept = self._is_active.nonzero().squeeze(-1)
-        rows = kept.tolist()
-        column = self._cache.column
-        first = min(self._starts[row] for row in rows)
-        num_columns = self._buffer.num_columns - first
-        buffer = self._buffer.rows(rows, slice(first, column), num_columns)
-        self._sampler.keep(rows)
-        self._limits, self._num_tokens = self._limits[kept], self._num_tokens[kept]
-        self._is_active, self._is_stopped = self._is_active[kept], self._is_stopped[kept]
-        starts = [self._starts[row] - first for row in rows]
-        self._place(buffer, column - first, starts, [self._rows[row] for row in rows])
-        return tokens[kept]
+        It covers all tokens but the last.
+        """
+        fed = tuple(row.tokens[:-1])
+        if not fed:
+            return row.context
+        return carve(row.context, fed, self._buffer.cell(self._rows.index(row), row.start, self._column))
 
-    def _collect(self) -> None:
-        """Moves the draws since the last call to the host, and notes where each row lies now."""
-        counts, stopped = self._num_tokens.tolist(), self._is_stopped.tolist()
-        columns = [torch.stack(values, dim=1).tolist() for values in zip(*self._draws, strict=True)]
-        self._draws.clear()
-        for row, (tokens, logprobs, sampling_logprobs, entropies) in enumerate(zip(*columns, strict=True)):
-            outcome = self._outcomes[self._rows[row]]
-            new = counts[row] - len(outcome.tokens)
-            outcome.tokens += tokens[:new]
-            outcome.logprobs += logprobs[:new]
-            outcome.sampling_logprobs += sampling_logprobs[:new]
-            outcome.entropies += entropies[:new]
-            outcome.is_stopped = stopped[row]
-            outcome.buffer, outcome.row, outcome.start = self._buffer, row, self._starts[row]
+    # --- drawing --------------------------------------------------------------------------------------------
 
+    def _draw(self, rows: Sequence[Row], sampler: Sampler, logits: Tensor) -> list[Row]:
+        draw = sampler.draw(logits, [row.next_uniform() for row in rows])
+        tokens = draw.tokens.tolist()
+        values = torch.stack((draw.logprobs, draw.sampling_logprobs, draw.entropies), dim=1).tolist()
+        ended = []
+        for row, token, (logprob, sampling_logprob, entropy) in zip(rows, tokens, values, strict=True):
+            if row.finish_reason:
+                continue
+            row.tokens.append(token)
+            row.logprobs.append(logprob)
+            row.sampling_logprobs.append(sampling_logprob)
+            row.entropies.append(entropy)
+            if token in self._end_tokens or row.stops.are_met(row.tokens):
+                row.finish_reason = "stop"
+            elif len(row.tokens) == row.request.sampling.max_new_tokens:
+                row.finish_reason = "length"
+            if row.finish_reason:
+                ended.append(row)
+        return ended
 
-def completion(outcome: Outcome, request: Request, epoch: Epoch, policy_version: int) -> Completion:
-    """The completion of a row, with a cache that covers all but its last token."""
-    assert outcome.buffer is not None
-    epoch.register(outcome.buffer)
-    covered = (*request.token_ids, *outcome.tokens[:-1])
-    return Completion(
-        token_ids=outcome.tokens,
-        logprobs=outcome.logprobs,
-        sampling_logprobs=outcome.sampling_logprobs,
-        entropies=outcome.entropies,
-        finish_reason="stop" if outcome.is_stopped else "length",
-        policy_version=policy_version,
-        cache=CachedContext(epoch, policy_version, covered, outcome.buffer, outcome.row, outcome.start),
-    )
+    # --- places ---------------------------------------------------------------------------------------------
+
+    def _place(self, rows: Sequence[Row]) -> None:
+        """Copies the contexts of new rows into slots whose rows have ended, and into further ones."""
+        self._is_stale = True
+        if self._is_sharing:
+            found = shared_prefixes([row.context for row in rows], self._groups.stored.keys())
+            for row, prefix in zip(rows, found, strict=True):
+                row.prefix = prefix
+            # The rows of a group are neighbours where possible, which saves copying their queries.
+            order = {prefix: place for place, prefix in reversed(list(enumerate(found)))}
+            rows = sorted(rows, key=lambda row: order[row.prefix])
+        live = self.live
+        left = max(row.context.end - row.skipped for row in rows)
+        right = max(row.num_missing for row in (*live, *rows))
+        slots = [slot for slot, row in enumerate(self._rows) if row.finish_reason][: len(rows)]
+        slots += range(len(self._rows), len(self._rows) + len(rows) - len(slots))
+        is_fitting = (
+            max(slots) < self._buffer.num_rows
+            and self._column - left >= self._first
+            and self._column + right <= self._buffer.num_columns
+        )
+        if not is_fitting:
+            widest = max([left, *(self._column - row.start for row in live)])
+            self._move(live, widest, right, len(live) + len(rows))
+            slots = list(range(len(live), len(live) + len(rows)))
+        for slot, row in zip(slots, rows, strict=True):
+            row.start = self._column - (row.context.end - row.skipped)
+            self._buffer.cell(slot, self._first, row.start).clear()
+            self._fill(self._buffer.cell(slot, row.start, self._column), row)
+            self._rows[slot : slot + 1] = [row]
+
+    def _fill(self, target: KVBuffer, row: Row) -> None:
+        if row.filled is not None and row.filled.num_columns >= target.num_columns:
+            target.write(row.filled.part(slice(None), slice(row.filled.num_columns - target.num_columns, None)))
+        else:
+            row.context.copy_to(target, row.skipped)
+        row.filled = None
+
+    def _move(self, rows: list[Row], left: int, right: int, num_rows: int) -> None:
+        """Moves these rows to the first slots of a new buffer, with `left` columns of past and `right` of future."""
+        spare = SPARE_COLUMNS if rows else 0
+        old, shift = self._buffer, left - self._column
+        slots = [self._rows.index(row) for row in rows]
+        if not rows:
+            self._arena.reset()
+        self._buffer = self._arena.take(num_rows, left + right + spare)
+        for new, (slot, row) in enumerate(zip(slots, rows, strict=True)):
+            source = old.cell(slot, row.start, self._column)
+            row.start += shift
+            self._buffer.cell(new, 0, row.start).clear()
+            self._buffer.cell(new, row.start, left).write(source)
+        self._rows, self._column, self._first = list(rows), left, 0
+
+    def _is_worth_dropping(self) -> bool:
+        num_live = len(self.live)
+        return num_live > 0 and len(self._rows) >= MIN_ROWS_TO_DROP and 4 * num_live <= 3 * len(self._rows)
+
+    def _drop_ended_rows(self) -> None:
+        """Moves rows from the last slots into those of ended rows, so that the first slots are all live."""
+        live = self.live
+        count = len(live)
+        if len(self._rows) < MIN_ROWS_TO_DROP or count == len(self._rows):
+            return
+        free = [slot for slot in range(count) if self._rows[slot].finish_reason]
+        moving = [slot for slot in range(count, len(self._rows)) if not self._rows[slot].finish_reason]
+        for slot, target in zip(moving, free, strict=True):
+            row = self._rows[slot]
+            source = self._buffer.cell(slot, self._first, self._column)
+            self._buffer.cell(target, self._first, self._column).write(source)
+            self._rows[target] = row
+        del self._rows[count:]
+
+    def _refresh(self) -> None:
+        """Prepares what stays the same until the next change of rows."""
+        self._is_stale = False
+        rows, device = self._rows, self._shape.device
+        live = self.live
+        self._first = max(self._first, min(row.start for row in live))
+        starts = [max(row.start, self._first) for row in rows]
+        self._sampler = Sampler([row.request.sampling for row in rows], device)
+        self._cache = BatchCache(self._buffer.part(slice(0, len(rows)), slice(None)), self._column, self._first)
+        offsets = [row.skipped - row.start for row in rows]
+        self._position_offsets = torch.tensor(offsets, device=device)[:, None]
+        self._mask = None
+        if any(start > self._first for start in starts):
+            columns = torch.arange(self._first, self._buffer.num_columns, device=device)
+            is_real = columns >= torch.tensor(starts, device=device)[:, None]
+            lowest = torch.finfo(self._shape.dtype).min
+            self._mask = torch.where(is_real, 0.0, lowest).to(self._shape.dtype)[:, None, None]
+        self._groups = Groups(self._shape, [row.prefix for row in rows], self._groups.stored)
+        self._last_position = max(row.context.end + row.num_missing + len(row.tokens) for row in live)
+        self._forward_now = self._forward(self._last_position + 1)

@@ -1,4 +1,4 @@
-"""Keys and values: batch buffers, the opaque cache of a completion, and the view that the model writes through.
+"""Keys and values: the buffer of a batch, and the view of it that the model writes through.
 
 A context lies right-aligned in its row: its last token is in the same column as that of every other row, and
 unused columns are on the left. So one decoding step writes one column for all rows.
@@ -8,7 +8,7 @@ Letters: `L` layers, `B` rows, `H` key/value heads, `C` columns, `D` head dimens
 
 from __future__ import annotations
 
-import weakref
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,22 +39,39 @@ class KVShape:
         }
         return shapes.pop() if len(shapes) == 1 else None
 
+    @property
+    def token_bytes(self) -> int:
+        """What one token takes in all layers."""
+        numbers = self.key_heads * self.key_dim + self.value_heads * self.value_dim
+        return self.num_layers * numbers * self.dtype.itemsize
+
 
 class KVBuffer:
-    """The keys [L, B, H, C, D] and values [L, B, H, C, D] of one batch; unused columns hold zeros."""
+    """The keys [L, B, H, C, D] and values [L, B, H, C, D] of one batch."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         self.keys = keys
         self.values = values
 
     @classmethod
-    def zeros(cls, shape: KVShape, num_rows: int, num_columns: int) -> KVBuffer:
-        """Zeros and not unset memory: a masked column has weight 0, and 0 * NaN would be NaN."""
+    def empty(cls, shape: KVShape, num_rows: int, num_columns: int) -> KVBuffer:
+        """Unset memory: `clear` what is read before it is written, for 0 * NaN is NaN also behind a mask."""
         lead, dtype, device = (shape.num_layers, num_rows), shape.dtype, shape.device
         return cls(
-            torch.zeros((*lead, shape.key_heads, num_columns, shape.key_dim), dtype=dtype, device=device),
-            torch.zeros((*lead, shape.value_heads, num_columns, shape.value_dim), dtype=dtype, device=device),
+            torch.empty((*lead, shape.key_heads, num_columns, shape.key_dim), dtype=dtype, device=device),
+            torch.empty((*lead, shape.value_heads, num_columns, shape.value_dim), dtype=dtype, device=device),
         )
+
+    @classmethod
+    def zeros(cls, shape: KVShape, num_rows: int, num_columns: int) -> KVBuffer:
+        """All columns unused."""
+        buffer = cls.empty(shape, num_rows, num_columns)
+        buffer.clear()
+        return buffer
+
+    @property
+    def num_rows(self) -> int:
+        return self.keys.shape[1]
 
     @property
     def num_columns(self) -> int:
@@ -64,93 +81,75 @@ class KVBuffer:
         """A view of some rows and columns; what is written to it is written to this buffer."""
         return KVBuffer(self.keys[:, rows, :, columns], self.values[:, rows, :, columns])
 
+    def cell(self, row: int, first: int, end: int) -> KVBuffer:
+        """A view of the columns from `first` to before `end` of one row."""
+        keys, values = self.keys[:, row : row + 1, :, first:end], self.values[:, row : row + 1, :, first:end]
+        return KVBuffer(keys, values)
+
     def write(self, source: KVBuffer) -> None:
         """Copies a buffer of the same number of columns; a source of one row is copied to all rows."""
         self.keys.copy_(source.keys)
         self.values.copy_(source.values)
 
-    def rows(self, rows: Sequence[int], columns: slice, num_columns: int) -> KVBuffer:
-        """A new buffer of `num_columns` that begins with these columns of these rows."""
-        index = torch.tensor(rows, device=self.keys.device)
-
-        def copy(tensor: Tensor) -> Tensor:
-            layers, _, heads, _, dim = tensor.shape
-            chosen = tensor[:, :, :, columns]
-            new = tensor.new_zeros((layers, len(rows), heads, num_columns, dim))
-            new[:, :, :, : chosen.shape[3]] = chosen.index_select(1, index)
-            return new
-
-        return KVBuffer(copy(self.keys), copy(self.values))
-
-    def free(self) -> None:
-        """Gives the memory back, whoever still refers to this buffer."""
-        self.keys = self.keys.new_empty(0)
-        self.values = self.values.new_empty(0)
+    def clear(self) -> None:
+        self.keys.zero_()
+        self.values.zero_()
 
 
-class Epoch:
-    """The time during which a generator's cached keys and values are valid: one generator, one policy version."""
+class Arena:
+    """Memory for buffers that is used again: new pages from the operating system cost as much as filling them.
 
-    def __init__(self) -> None:
-        self._buffers: weakref.WeakSet[KVBuffer] = weakref.WeakSet()
-
-    def register(self, buffer: KVBuffer) -> None:
-        """Remembers a buffer, without keeping it alive, so that `end` can free it."""
-        self._buffers.add(buffer)
-
-    def end(self) -> None:
-        """Frees every buffer that is still referred to."""
-        for buffer in list(self._buffers):
-            buffer.free()
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class CachedContext:
-    """Where the keys and values of a context lie. Opaque to callers, immutable, and free to be shared by branches.
-
-    Token i of `token_ids` is in column `start + i` of row `row`. The last token of a completion was sampled
-    and never fed to the model, so it is not part of `token_ids`.
+    On other devices than the CPU the allocator does the same, so that nothing is held there.
     """
 
-    epoch: Epoch
-    policy_version: int
-    token_ids: tuple[int, ...]
-    buffer: KVBuffer
-    row: int
-    start: int
+    def __init__(self, shape: KVShape) -> None:
+        self._shape = shape
+        self._is_kept = shape.device.type == "cpu"
+        self._memory = torch.empty(0, dtype=shape.dtype, device=shape.device)
+        self._used = 0
 
-    def __repr__(self) -> str:
-        return f"CachedContext({len(self.token_ids)} tokens, policy version {self.policy_version})"
+    def reset(self) -> None:
+        """Gives all buffers back at once; none may be used any more."""
+        self._used = 0
 
-    def __reduce__(self) -> tuple[type[None], tuple[()]]:
-        # A stored or copied completion does not carry device memory along: its cache becomes None.
-        return (type(None), ())
-
-    def shared_length(self, token_ids: tuple[int, ...]) -> int:
-        """How many tokens at the start of `token_ids` this context covers."""
-        own = self.token_ids
-        if token_ids[: len(own)] == own:
-            return len(own)
-        pairs = zip(own, token_ids, strict=False)
-        return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(own), len(token_ids)))
-
-    def columns(self, length: int) -> KVBuffer:
-        """A view of the first `length` tokens, as a buffer of one row."""
-        return self.buffer.part(slice(self.row, self.row + 1), slice(self.start, self.start + length))
+    def take(self, num_rows: int, num_columns: int) -> KVBuffer:
+        """An unset buffer that lives until `reset`."""
+        shape = self._shape
+        if not self._is_kept:
+            return KVBuffer.empty(shape, num_rows, num_columns)
+        sizes = [
+            (shape.num_layers, num_rows, heads, num_columns, dim)
+            for heads, dim in ((shape.key_heads, shape.key_dim), (shape.value_heads, shape.value_dim))
+        ]
+        needed = sum(map(math.prod, sizes))
+        if self._used + needed > len(self._memory):
+            # Buffers taken before stay where they are until nothing refers to them.
+            self._memory, self._used = self._memory.new_empty(needed + needed // 4), 0
+        keys, values = (
+            part.view(size)
+            for part, size in zip(
+                self._memory[self._used : self._used + needed].split([math.prod(size) for size in sizes]),
+                sizes,
+                strict=True,
+            )
+        )
+        self._used += needed
+        return KVBuffer(keys, values)
 
 
 class BatchCache(Cache):
     """The `past_key_values` of a forward pass: writes new columns into a `KVBuffer` and returns views of it.
 
     `column` is the first column that the next forward pass writes. It moves on only when `advance` is called,
-    because every layer of a pass writes the same columns.
+    because every layer of a pass writes the same columns. Columns before `first` are not returned.
     """
 
-    def __init__(self, buffer: KVBuffer, column: int) -> None:
+    def __init__(self, buffer: KVBuffer, column: int, first: int = 0) -> None:
         super().__init__(layers=[DynamicLayer() for _ in range(buffer.keys.shape[0])])
         self._keys = buffer.keys.unbind(0)
         self._values = buffer.values.unbind(0)
         self.column = column
+        self.first = first
 
     def advance(self, num_columns: int) -> None:
         """Counts the columns of the pass that just ended as past."""
@@ -159,18 +158,27 @@ class BatchCache(Cache):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Writes [B, H, S, D] at the current column; returns all columns up to there, [B, H, column + S, D]."""
-        end = self.column + key_states.shape[2]
-        keys, values = self._keys[layer_idx][:, :, :end], self._values[layer_idx][:, :, :end]
-        keys[:, :, self.column :] = key_states
-        values[:, :, self.column :] = value_states
+        """Writes [B, H, S, D] at the current column; returns the columns up to there, [B, H, C, D]."""
+        columns = slice(self.first, self.column + key_states.shape[2])
+        keys, values = self._keys[layer_idx][:, :, columns], self._values[layer_idx][:, :, columns]
+        new = self.column - self.first
+        keys[:, :, new:] = key_states
+        values[:, :, new:] = value_states
         return keys, values
 
+    def append(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """As `update` for one column, [B, H, D]."""
+        all_keys, all_values = self._keys[layer], self._values[layer]
+        all_keys.select(2, self.column).copy_(keys)
+        all_values.select(2, self.column).copy_(values)
+        length = self.column + 1 - self.first
+        return all_keys.narrow(2, self.first, length), all_values.narrow(2, self.first, length)
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        return self.column
+        return self.column - self.first
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
-        return self.column
+        return self.column - self.first
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        return self.column + query_length, 0
+        return self.column - self.first + query_length, 0

@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from firesteel.errors import ModelError
+from firesteel.generators.attention import SharedPrefix
 from firesteel.generators.decode import Forward
-from firesteel.generators.kv import BatchCache, KVBuffer, KVShape
-from firesteel.generators.llama_step import LlamaStep, is_stock
-from firesteel.generators.prefill import Job, block_inputs
+from firesteel.generators.kv import Arena, BatchCache, KVBuffer, KVShape
+from firesteel.generators.llama import LlamaForward, is_stock
+from firesteel.generators.prefill import Job, block_inputs, place
+from firesteel.generators.segments import Segment, carve
+from firesteel.generators.sharing import Groups, shared_prefixes
 from firesteel.generators.support import ADVICE, check_supported, decoder_config, inner_model, model_max_context
 
 MASK_TAKING_ATTENTION = ("sdpa", "eager")
@@ -47,7 +50,8 @@ class Network:
         self.device: torch.device = next(self.inner.parameters()).device
         parameters = inspect.signature(self.inner.forward).parameters
         self._last_logits = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
-        self._is_step_exact = False
+        self._is_fast_exact = False
+        self._fast: LlamaForward | None = None
         with self.borrowed():
             self.shape = self._stored_shape()
             self._check_logits()
@@ -76,43 +80,78 @@ class Network:
             if is_replaced:
                 config._attn_implementation = attention
 
-    def forward(self, tokens: Tensor, positions: Tensor, attention: Tensor | None, cache: BatchCache) -> Tensor:
-        """The logits [B, V] of the last column.
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        cache: BatchCache,
+        prefixes: Sequence[SharedPrefix] = (),
+    ) -> Tensor:
+        """The logits [B, V] of the last column, by the model's own forward pass.
 
         Args:
             tokens: [B, S] ids of the new columns.
             positions: [B, S], from 0 at the start of each row's context.
-            attention: [B, 1, S, C], added to the attention scores; None where plain causal attention is the same.
+            mask: [B, 1, S, C], added to the attention scores; None where plain causal attention is the same.
             cache: Takes the keys and values of the new columns; the caller advances it.
+            prefixes: None: the model's own attention sees nothing but the columns.
         """
+        assert not prefixes
         output = self.inner(
             input_ids=tokens,
             position_ids=positions,
-            attention_mask=attention,
+            attention_mask=mask,
             past_key_values=cache,
             use_cache=True,
             **self._last_logits,
         )
         return output.logits[:, -1]
 
-    def decoding_forward(self, num_columns: int) -> Forward:
-        """What computes one new column per pass in a buffer of `num_columns`: `forward`, or the same but faster.
+    def is_fast(self) -> bool:
+        """Whether `best_forward` is the fast one, which takes shared prefixes. Modules may change between calls."""
+        return self._is_fast_exact and is_stock(self.inner)
 
-        Good for the current call only, because weights and modules may change between calls.
+    def best_forward(self, num_positions: int) -> Forward:
+        """The forward pass to use where no position reaches `num_positions`."""
+        if self._fast is None:
+            return self.forward
+        self._fast.prepare(num_positions)
+        return self._fast
+
+    def refresh(self) -> None:
+        """Looks at the model as it is now; to be called before the first pass of a call."""
+        if not self.is_fast():
+            self._fast = None
+        elif self._fast is None or not self._fast.is_current():
+            self._fast = LlamaForward(self.inner)
+
+    def forget(self) -> None:
+        """Drops copies of weights: they are about to differ."""
+        self._fast = None
+
+    def fill(self, jobs: Sequence[Job], arena: Arena) -> Tensor:
+        """Computes the missing ends of contexts in one pass, and keeps them; returns the next-token logits, [B, V].
+
+        The memory of the pass, to which `filled` of the jobs refers, is taken from `arena`.
         """
-        return LlamaStep(self.inner, num_columns) if self._is_step_exact and is_stock(self.inner) else self.forward
-
-    def fill(self, jobs: Sequence[Job], buffer: KVBuffer) -> Tensor:
-        """Fills a buffer as wide as the longest context, one job a row; returns the next-token logits, [B, V]."""
+        found: list[Segment | None] = [None] * len(jobs)
+        if self._fast is not None:
+            found = shared_prefixes([job.last for job in jobs])
+        skipped = [0 if prefix is None else prefix.end for prefix in found]
+        own = [job.token_ids[first:] for job, first in zip(jobs, skipped, strict=True)]
+        buffer = arena.take(len(jobs), max(map(len, own)))
         for row, job in enumerate(jobs):
-            if job.cached is not None:
-                start = buffer.num_columns - len(job.token_ids)
-                target = buffer.part(slice(row, row + 1), slice(start, start + job.num_cached))
-                target.write(job.cached.columns(job.num_cached))
+            place(job, buffer, row, skipped[row])
         num_new = max(job.num_uncached for job in jobs)
-        inputs = block_inputs([job.token_ids for job in jobs], num_new, self.shape.dtype, self.device)
+        inputs = block_inputs(own, num_new, self.shape.dtype, self.device, skipped)
         cache = BatchCache(buffer, buffer.num_columns - num_new)
-        return self.forward(inputs.tokens, inputs.positions, inputs.attention, cache)
+        forward = self.best_forward(max(len(job.token_ids) for job in jobs))
+        logits = forward(inputs.tokens, inputs.positions, inputs.mask, cache, Groups(self.shape, found, {}).prefixes)
+        for row, job in enumerate(jobs):
+            job.filled = buffer.cell(row, buffer.num_columns - len(own[row]), buffer.num_columns)
+            job.last = carve(job.last, job.token_ids[job.num_cached :], job.filled)
+        return logits
 
     def _stored_shape(self) -> KVShape:
         """What the model stores per token, read from its own cache after a pass over two tokens."""
@@ -146,16 +185,18 @@ class Network:
                 f"{difference:.3g} (allowed {allowed:.3g}) from those of the plain forward pass"
             )
         if is_stock(self.inner):
-            fast = self._cached_logits(contexts, width, LlamaStep(self.inner, width))
-            self._is_step_exact = float((fast - logits).abs().max()) <= allowed / 10
+            fast = LlamaForward(self.inner)
+            fast.prepare(width)
+            difference = float((self._cached_logits(contexts, width, fast) - logits).abs().max())
+            self._is_fast_exact = difference <= allowed / 10
 
-    def _cached_logits(self, contexts: Sequence[tuple[int, ...]], width: int, decode: Forward) -> Tensor:
+    def _cached_logits(self, contexts: Sequence[tuple[int, ...]], width: int, forward: Forward) -> Tensor:
         """The logits behind contexts of at most `width` tokens, whose last two tokens are decoded one by one."""
         buffer = KVBuffer.zeros(self.shape, len(contexts), width)
-        logits = self.fill([Job(ids[:-2]) for ids in contexts], buffer.part(slice(None), slice(0, width - 2)))
-        cache = BatchCache(buffer, width - 2)
-        for missing in (1, 0):
-            inputs = block_inputs([ids[: len(ids) - missing] for ids in contexts], 1, self.shape.dtype, self.device)
-            logits = decode(inputs.tokens, inputs.positions, inputs.attention, cache)
-            cache.advance(1)
+        cache, logits = BatchCache(buffer, 0), torch.empty(0)
+        for num_new, missing in ((width - 2, 2), (1, 1), (1, 0)):
+            present = [ids[: len(ids) - missing] for ids in contexts]
+            inputs = block_inputs(present, num_new, self.shape.dtype, self.device)
+            logits = forward(inputs.tokens, inputs.positions, inputs.mask, cache)
+            cache.advance(num_new)
         return logits

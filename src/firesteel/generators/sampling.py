@@ -1,6 +1,6 @@
 """Drawing tokens: counter-based uniforms, truncation, and the inverse of the cumulative distribution.
 
-Letters: `B` rows, `V` vocabulary, `S` draws of one request.
+Letters: `B` rows, `V` vocabulary.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def inverse_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
 
 
 class Sampler:
-    """Draws one token per row and step, every row with its own settings and its own stream of uniforms.
+    """Draws one token per row, every row with its own settings.
 
     `logprobs` and `entropies` of a draw are of the raw distribution (temperature 1, whole vocabulary, in
     float32). `sampling_logprobs` are of the distribution that was drawn from: tempered, truncated and
@@ -98,20 +98,10 @@ class Sampler:
     `sampling_logprobs` 0.0, because nothing else could have been drawn; top-k and top-p then change nothing.
     """
 
-    def __init__(self, params: Sequence[SamplingParams], seeds: Sequence[int], device: torch.device) -> None:
-        steps = max(each.max_new_tokens for each in params)
-        table = np.zeros((len(params), steps))
-        for row, (each, seed) in enumerate(zip(params, seeds, strict=True)):
-            if each.temperature > 0:
-                table[row, : each.max_new_tokens] = uniforms(seed, each.max_new_tokens)
-        self._params = list(params)
-        self._uniforms = torch.from_numpy(table).to(device)
-        self._set_rows(device)
-
-    def _set_rows(self, device: torch.device) -> None:
-        params = self._params
+    def __init__(self, params: Sequence[SamplingParams], device: torch.device) -> None:
         is_greedy = [each.temperature == 0 for each in params]
         temperatures = [each.temperature or 1.0 for each in params]
+        self._device = device
         self._all_greedy, self._any_greedy = all(is_greedy), any(is_greedy)
         self._is_tempered = any(value != 1.0 for value in temperatures)
         self._is_truncated = any(each.temperature > 0 and (each.top_k or each.top_p < 1) for each in params)
@@ -120,15 +110,8 @@ class Sampler:
         self._top_k = torch.tensor([each.top_k for each in params], device=device)
         self._top_p = torch.tensor([each.top_p for each in params], device=device)
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Goes on with these rows only, in this order."""
-        device = self._uniforms.device
-        self._params = [self._params[row] for row in rows]
-        self._uniforms = self._uniforms[torch.tensor(rows, device=device)]
-        self._set_rows(device)
-
-    def draw(self, logits: Tensor, step: int) -> Draw:
-        """Draw number `step` (from 0) of every row; `logits` is [B, V] in any float type."""
+    def draw(self, logits: Tensor, uniforms: Sequence[float]) -> Draw:
+        """One token for every row; `logits` is [B, V] in any float type, `uniforms` has a number in [0, 1) a row."""
         logits = logits.float()
         raw = torch.log_softmax(logits, dim=-1)
         probabilities = raw.exp()
@@ -143,7 +126,8 @@ class Sampler:
             source = torch.softmax(logits / self._temperatures, dim=-1)
         if self._is_truncated:
             source = truncate(source, self._top_k, self._top_p)
-        tokens = inverse_cdf(source, self._uniforms[:, step])
+        numbers = torch.tensor(uniforms, dtype=torch.float64, device=self._device)
+        tokens = inverse_cdf(source, numbers)
         if self._any_greedy:
             tokens = torch.where(self._is_greedy, raw.argmax(-1), tokens)
         chosen = raw.gather(-1, tokens[:, None]).squeeze(-1)

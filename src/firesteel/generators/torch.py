@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from firesteel.errors import ConfigError, ContextOverflow, ModelError
-from firesteel.generators.decode import Decoder, StopStrings, completion
-from firesteel.generators.kv import Epoch, KVBuffer
+from firesteel.generators.decode import Decoder, Row, StopStrings
+from firesteel.generators.kv import Arena
 from firesteel.generators.network import Network
-from firesteel.generators.prefill import Job, blocks, plan_jobs
+from firesteel.generators.prefill import Job, blocks, plan_jobs, rounds
 from firesteel.generators.sampling import check_sampling
+from firesteel.generators.segments import CachedContext, Segment, Store
 from firesteel.generators.support import known_end_tokens
 from firesteel.types import Completion, Request
+
+Follow = Callable[[int, Completion], Sequence[Request]]
+"""Takes the number of a request (0, 1, ... in the order in which they came) and its completion; returns more."""
+
+Poll = Callable[[], Sequence[Request]]
+"""Is asked for more requests before every decoding step, and when nothing is left: then none ends the stream."""
+
+COUNTERS = (
+    "calls", "prefilled_tokens", "reused_tokens", "generated_tokens", "evicted_tokens", "steps", "row_steps",
+)  # fmt: skip
+
+CACHE_PARTS = 3
+"""The memory for keys and values is for rows being decoded, for prefill, and for contexts kept: a third each."""
 
 
 class TorchGenerator:
     """Generates with a Hugging Face causal language model in this process. Implements `Generator`.
 
     Keys and values outlive a call: `Completion.cache` refers to those of its context, and a `Request` that
-    passes it back has only its new tokens computed. Several requests may pass the same cache (branches), and
-    identical contexts of one batch are computed once. A cache of another policy version or of another generator
+    passes it back has only its new tokens computed. Several requests may pass the same cache (branches);
+    identical contexts of one batch, and long beginnings that several of them share, are computed once, kept once, and
+    (by Llama-style models) attended to once for all rows. A cache of another policy version or of another generator
     is ignored; of one whose tokens are not a prefix of the context, the common prefix is used.
 
     During a call the model is in evaluation mode under `torch.inference_mode`; every module's training flag is
@@ -32,17 +48,20 @@ class TorchGenerator:
     Args:
         model: A `transformers` model with a language-model head, or a PEFT model around one.
         tokenizer: Needed for stop strings; gives the end token.
-        max_batch: Most requests in one batch; a longer list is split, sorted by length.
+        max_batch: Most rows that are decoded at once; further requests wait for a row that ends.
         device: Where to move the model; None leaves it where it is.
         max_context: Most tokens of context and response together; None takes the model's limit.
         end_token_ids: Ids that end a completion; None takes the tokenizer's and the generation config's.
         max_prefill_tokens: Most tokens in one prefill pass, padding included; bounds its memory.
+        max_cache_bytes: Most memory for keys and values; None: no limit. Where it is reached, fewer rows are decoded
+            at once, and contexts are dropped, least recently used first, and computed again when they are needed.
 
     Attributes:
         version: The policy version of the weights, from 0.
         stats: Counters since construction: `calls`; `prefilled_tokens` (context tokens computed);
-            `reused_tokens` (context tokens copied from a cache or from an identical context of the same
-            batch; the two sum to all context tokens); `generated_tokens`.
+            `reused_tokens` (context tokens taken from a cache or from another context of the same batch; the two sum
+            to all context tokens); `generated_tokens`; `evicted_tokens` (dropped for want of memory); `steps` (decoding
+            passes) and `row_steps` (rows in them, also such as had ended).
 
     Raises:
         ModelError: No end token is known, or the model cannot keep its keys and values here (sliding windows,
@@ -59,8 +78,14 @@ class TorchGenerator:
         max_context: int | None = None,
         end_token_ids: Sequence[int] | None = None,
         max_prefill_tokens: int = 4096,
+        max_cache_bytes: int | None = None,
     ) -> None:
-        sizes = {"max_batch": max_batch, "max_prefill_tokens": max_prefill_tokens, "max_context": max_context}
+        sizes = {
+            "max_batch": max_batch,
+            "max_prefill_tokens": max_prefill_tokens,
+            "max_context": max_context,
+            "max_cache_bytes": max_cache_bytes,
+        }
         for name, size in sizes.items():
             if size is not None and size < 1:
                 raise ConfigError(f"TorchGenerator: {name} must be at least 1; got {size}")
@@ -70,12 +95,14 @@ class TorchGenerator:
         self.tokenizer = tokenizer
         self.max_batch = max_batch
         self.version = 0
-        self.stats = {"calls": 0, "prefilled_tokens": 0, "reused_tokens": 0, "generated_tokens": 0}
+        self.stats = dict.fromkeys(COUNTERS, 0)
         self._max_prefill_tokens = max_prefill_tokens
+        self._max_cache_bytes = max_cache_bytes
         self._network = Network(model, max_context)
         ids = known_end_tokens(self._network.inner, tokenizer) if end_token_ids is None else end_token_ids
-        self._end_tokens = torch.tensor(list(ids), dtype=torch.long, device=self._network.device)
-        self._epoch = Epoch()
+        self._end_tokens = frozenset(ids)
+        self._store = Store(self._network.shape)
+        self.release()
 
     @property
     def max_context(self) -> int:
@@ -87,26 +114,37 @@ class TorchGenerator:
 
         Raises:
             ContextOverflow: A context and its `max_new_tokens` exceed `max_context`; nothing was generated.
-            ConfigError: A request is empty, has a token outside the vocabulary, or impossible settings.
+            ConfigError: A request is empty, has a token outside the vocabulary, impossible settings, or needs more
+                memory than `max_cache_bytes`.
         """
-        for index, request in enumerate(requests):
-            self._check_request(index, request)
-        self.stats["calls"] += 1
-        order = sorted(
-            range(len(requests)),
-            key=lambda index: (len(requests[index].token_ids), requests[index].sampling.max_new_tokens),
-        )
         completions: dict[int, Completion] = {}
+
+        def take(number: int, completion: Completion) -> Sequence[Request]:
+            completions[number] = completion
+            return ()
+
+        self.stream(requests, take)
+        return [completions[number] for number in range(len(requests))]
+
+    def stream(self, requests: Sequence[Request], follow: Follow, poll: Poll = tuple) -> None:
+        """Continues every request and those that `follow` and `poll` return, until none is left.
+
+        `follow` is called for every completion as soon as it ends, while other rows are in the middle of theirs; what
+        it returns joins them. Which tokens a request gets does not depend on that, up to float rounding. The model must
+        stay as it is until the stream ends.
+
+        Raises:
+            As `generate`; a request that cannot be served ends the stream.
+        """
         with self._network.borrowed():
-            for first in range(0, len(order), self.max_batch):
-                chunk = order[first : first + self.max_batch]
-                completions.update(zip(chunk, self._generate_batch([requests[i] for i in chunk]), strict=True))
-        return [completions[index] for index in range(len(requests))]
+            self._network.refresh()
+            _Stream(self, follow, poll).run(requests)
 
     def release(self) -> None:
         """Makes all caches given out so far invalid and frees their memory."""
-        self._epoch.end()
-        self._epoch = Epoch()
+        self._store.end()
+        shape = self._network.shape
+        self._store, self._arenas = Store(shape), (Arena(shape), Arena(shape))
 
     def load_weights(self, weights: Mapping[str, Any], *, version: int) -> None:
         """Takes new weights by parameter name and releases all caches.
@@ -124,6 +162,7 @@ class TorchGenerator:
                 if not _is_same_tensor(source, targets[name]):
                     targets[name].copy_(source)
         self.version = version
+        self._network.forget()
         self.release()
 
     def _check_weights(self, weights: Mapping[str, Any], targets: Mapping[str, Tensor]) -> None:
@@ -167,60 +206,151 @@ class TorchGenerator:
                 f"{owner}: {len(token_ids)} context tokens and max_new_tokens {sampling.max_new_tokens} exceed the "
                 f"{self.max_context} tokens of the model; end or restart the context, or lower max_new_tokens"
             )
+        num_tokens = len(token_ids) + sampling.max_new_tokens
+        if self._max_cells is not None and num_tokens > self._max_cells:
+            token_bytes = self._network.shape.token_bytes
+            raise ConfigError(
+                f"{owner}: {len(token_ids)} context tokens and max_new_tokens {sampling.max_new_tokens} need "
+                f"{CACHE_PARTS * num_tokens * token_bytes} bytes for keys and values ({CACHE_PARTS} x {token_bytes} a "
+                f"token), and max_cache_bytes is {self._max_cache_bytes}; raise it, or shorten context or response"
+            )
 
-    def _generate_batch(self, requests: Sequence[Request]) -> list[Completion]:
-        jobs = plan_jobs(requests, self._epoch)
-        self._count_context(requests, jobs)
-        end = max(len(job.token_ids) for job in jobs)
-        room = max(each.sampling.max_new_tokens for each in requests) - 1
-        buffer = KVBuffer.zeros(self._network.shape, len(requests), end + room)
-        order, logits = self._prefill(jobs, buffer, end)
-        ordered = [requests[index] for index in order]
-        decoder = Decoder(
-            self._network.decoding_forward(buffer.num_columns),
-            buffer,
-            end,
-            [end - len(each.token_ids) for each in ordered],
-            ordered,
-            self._end_tokens,
-            StopStrings(self.tokenizer, [each.sampling.stop for each in ordered]),
+    @property
+    def _max_cells(self) -> int | None:
+        """How many tokens' keys and values each part of the memory holds."""
+        if self._max_cache_bytes is None:
+            return None
+        return self._max_cache_bytes // (CACHE_PARTS * self._network.shape.token_bytes)
+
+
+class _Stream:
+    """One call: requests that wait, rows that are decoded."""
+
+    def __init__(self, owner: TorchGenerator, follow: Follow, poll: Poll) -> None:
+        self._owner = owner
+        self._follow, self._poll = follow, poll
+        self._network, self._store, self._stats = owner._network, owner._store, owner.stats
+        self._prefill_arena, decoding_arena = owner._arenas
+        self._max_cells = owner._max_cells
+        self._decoder = Decoder(
+            self._network.best_forward,
+            self._network.shape,
+            owner._end_tokens,
+            decoding_arena,
+            is_sharing=self._network.is_fast(),
         )
-        outcomes = dict(zip(order, decoder.run(logits), strict=True))
-        self.stats["generated_tokens"] += sum(len(outcome.tokens) for outcome in outcomes.values())
-        return [
-            completion(outcomes[index], request, self._epoch, self.version) for index, request in enumerate(requests)
-        ]
+        self._waiting: deque[tuple[int, Request]] = deque()
+        self._num_requests = 0
 
-    def _count_context(self, requests: Sequence[Request], jobs: Sequence[Job]) -> None:
-        prefilled = sum(job.num_uncached for job in jobs)
-        self.stats["prefilled_tokens"] += prefilled
-        self.stats["reused_tokens"] += sum(len(each.token_ids) for each in requests) - prefilled
+    def run(self, requests: Sequence[Request]) -> None:
+        self._submit(requests)
+        self._stats["calls"] += 1
+        while True:
+            self._submit(self._poll())
+            if not self._waiting and not self._decoder.live:
+                return
+            ended = self._admit()
+            if self._decoder.live:
+                ended += self._decoder.step()
+                self._stats["steps"] += 1
+                self._stats["row_steps"] += self._decoder.num_slots
+            # All are kept before any is answered: an answer may bring rows that take their places.
+            for row, completion in [(row, self._complete(row)) for row in ended]:
+                self._submit(self._follow(row.number, completion))
 
-    def _prefill(self, jobs: Sequence[Job], buffer: KVBuffer, end: int) -> tuple[list[int], Tensor]:
-        """Fills the buffer up to column `end`; returns each row's request index and next-token logits [B, V].
+    def _submit(self, requests: Sequence[Request]) -> None:
+        for index, request in enumerate(requests, self._num_requests):
+            self._owner._check_request(index, request)
+        numbered = list(enumerate(requests, self._num_requests))
+        self._num_requests += len(requests)
+        # Similar lengths side by side need less padding.
+        numbered.sort(key=lambda each: (len(each[1].token_ids), each[1].sampling.max_new_tokens))
+        self._waiting.extend(numbered)
 
-        The first rows are one per job, block by block, so that each block computes in place; behind them
-        come the copies for the other requests of a job.
-        """
-        placed: list[Job] = []
-        parts = []
-        for block in blocks(jobs, self._max_prefill_tokens):
-            rows = slice(len(placed), len(placed) + len(block))
-            width = max(len(job.token_ids) for job in block)
-            parts.append(self._network.fill(block, buffer.part(rows, slice(end - width, end))))
-            placed += block
-        order = [job.requests[0] for job in placed]
-        sources = list(range(len(placed)))
-        for row, job in enumerate(placed):
-            copies = job.requests[1:]
-            if copies:
-                columns = slice(end - len(job.token_ids), end)
-                target = buffer.part(slice(len(order), len(order) + len(copies)), columns)
-                target.write(buffer.part(slice(row, row + 1), columns))
-                order += copies
-                sources += [row] * len(copies)
-        logits = torch.cat(parts)
-        return order, logits if len(order) == len(placed) else logits[sources]
+    def _admit(self) -> list[Row]:
+        """Computes the contexts of as many waiting requests as there is room for, and starts their rows."""
+        live = self._decoder.live
+        count = min(len(self._waiting), self._owner.max_batch - len(live))
+        if self._max_cells is not None:
+            count = self._num_fitting(live, count)
+        if count == 0:
+            return []
+        chosen = [self._waiting.popleft() for _ in range(count)]
+        self._prefill_arena.reset()
+        jobs = plan_jobs([request for _, request in chosen], self._store)
+        rows, logits = self._prefill(jobs, chosen)
+        return self._decoder.admit(rows, logits)
+
+    def _num_fitting(self, live: Sequence[Row], most: int) -> int:
+        """How many of the first waiting requests have room beside the live rows; one always has, if it is alone."""
+        assert self._max_cells is not None
+        contexts = [len(row.request.token_ids) for row in live]
+        news = [row.request.sampling.max_new_tokens for row in live]
+        for count in range(most):
+            request = self._waiting[count][1]
+            contexts.append(len(request.token_ids))
+            news.append(request.sampling.max_new_tokens)
+            if len(contexts) > 1 and len(contexts) * (max(contexts) + max(news)) > self._max_cells:
+                return count
+        return most
+
+    def _prefill(self, jobs: Sequence[Job], chosen: Sequence[tuple[int, Request]]) -> tuple[list[Row], Tensor]:
+        """Rows for the requests, with their next-token logits, [B, V]."""
+        rows: list[Row] = []
+        parts: list[Tensor] = []
+        num_computed = 0
+        for wave in rounds(jobs):
+            for job in wave:
+                if job.beginning is not None:
+                    job.last = job.beginning.last
+            for block in blocks(wave, self._owner._max_prefill_tokens, self._max_cells):
+                num_computed += sum(job.num_uncached for job in block)
+                self._make_room([job.last for job in jobs])
+                logits = self._network.fill(block, self._prefill_arena)
+                for job in block:
+                    self._keep(job.last)
+                sources = [place for place, job in enumerate(block) for _ in job.requests]
+                if sources:
+                    parts.append(logits[sources])
+                rows += [self._row(job, *chosen[index]) for job in block for index in job.requests]
+        self._stats["prefilled_tokens"] += num_computed
+        self._stats["reused_tokens"] += sum(len(request.token_ids) for _, request in chosen) - num_computed
+        return rows, torch.cat(parts)
+
+    def _row(self, job: Job, number: int, request: Request) -> Row:
+        assert job.last is not None
+        return Row(number, request, job.last, job.filled, StopStrings(self._owner.tokenizer, request.sampling.stop))
+
+    def _complete(self, row: Row) -> Completion:
+        last = self._decoder.keep(row)
+        self._keep(last)
+        self._make_room([last])
+        self._stats["generated_tokens"] += len(row.tokens)
+        version = self._owner.version
+        return Completion(
+            token_ids=row.tokens,
+            logprobs=row.logprobs,
+            sampling_logprobs=row.sampling_logprobs,
+            entropies=row.entropies,
+            finish_reason=row.finish_reason,
+            policy_version=version,
+            cache=CachedContext(self._store, version, last),
+        )
+
+    def _keep(self, last: Segment | None) -> None:
+        if last is not None:
+            self._store.add(last)
+            if self._max_cells is not None:
+                self._store.touch(last)
+
+    def _make_room(self, needed: Sequence[Segment | None]) -> None:
+        """Drops contexts that take more than their part of the memory, but not these and not those of rows."""
+        if self._max_cells is None:
+            return
+        contexts = [row.context for row in self._decoder.live] + [each for each in needed if each is not None]
+        before = self._store.evicted_tokens
+        self._store.make_room(self._max_cells * self._network.shape.token_bytes, contexts)
+        self._stats["evicted_tokens"] += self._store.evicted_tokens - before
 
 
 def _is_same_tensor(one: Tensor, other: Tensor) -> bool:

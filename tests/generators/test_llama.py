@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import VOCABULARY, build, largest_difference, plain_logprobs, prompt, request, with_lora
+
+from firesteel.generators.attention import SharedPrefix
+from firesteel.generators.kv import BatchCache, KVBuffer
+from firesteel.generators.llama import LlamaForward, is_stock
+from firesteel.generators.network import Network
+from firesteel.generators.prefill import block_inputs
+from firesteel.generators.torch import TorchGenerator
+
+STOCK = ("llama", "qwen2", "qwen3")
+
+
+def uneven(family: str, **sizes: Any) -> torch.nn.Module:
+    """A model in which no weight is a plain one or zero, so that none can be left out unseen."""
+    model = build(family, **sizes)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("family", "sizes", "dtype", "tolerance"),
+    [
+        *((family, {}, torch.float32, 1e-5) for family in STOCK),
+        ("llama", {"attention_bias": True, "mlp_bias": True}, torch.float32, 1e-5),
+        ("qwen3", {"tie_word_embeddings": True, "rms_norm_eps": 0.1}, torch.float32, 1e-5),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 100.0}},
+            torch.float32,
+            1e-5,
+        ),
+        # bfloat16 keeps 8 bits: two roundings of a logit of about 10.
+        *((family, {}, torch.bfloat16, 0.1) for family in STOCK),
+    ],
+)
+def test_the_pass_equals_the_models_own(
+    family: str, sizes: dict[str, Any], dtype: torch.dtype, tolerance: float
+) -> None:
+    model = uneven(family, **sizes).to(dtype)
+    network = Network(model)
+    fast = LlamaForward(model)
+    fast.prepare(25)
+    numbers = torch.Generator().manual_seed(6)
+    past = KVBuffer.zeros(network.shape, 3, 25)
+    past.keys[:, :, :, :19].normal_(generator=numbers)
+    past.values[:, :, :, :19].normal_(generator=numbers)
+    # Three rows of 20, 17 and 5 columns, of which the last, then the last four, are new; then three new rows.
+    contexts = [tuple(range(1, 1 + length)) for length in (20, 17, 5)]
+    cases = [(contexts, 1), (contexts, 4), ([ids[:5] for ids in contexts], 5)]
+    for rows, num_new in cases:
+        inputs = block_inputs(rows, num_new, dtype, network.device)
+        width = max(map(len, rows))
+        results, buffers = [], []
+        with network.borrowed():
+            for forward in (network.forward, fast):
+                buffer = KVBuffer(past.keys.clone(), past.values.clone())
+                cache = BatchCache(buffer, width - num_new)
+                results.append(forward(inputs.tokens, inputs.positions, inputs.mask, cache))
+                buffers.append(buffer)
+        assert float((results[0] - results[1]).abs().max()) <= tolerance
+        assert float((buffers[0].keys - buffers[1].keys).abs().max()) <= tolerance
+        assert float((buffers[0].values - buffers[1].values).abs().max()) <= tolerance
+        assert float(buffers[1].keys[:, :, :, width - 1].abs().min()) > 0
+        assert float(results[0].std()) > 0.3
+
+
+@pytest.mark.parametrize("family", STOCK)
+@pytest.mark.parametrize("num_new", [1, 3])
+@pytest.mark.parametrize("is_ragged", [False, True])
+def test_a_shared_prefix_equals_a_copy_in_every_row(family: str, num_new: int, is_ragged: bool) -> None:
+    model = uneven(family)
+    network = Network(model)
+    fast = LlamaForward(model)
+    fast.prepare(30)
+    prefix = (5, 6, 7, 8, 9, 10, 11)
+    ends = [(1, 2, 3), (4, 5) if is_ragged else (4, 5, 6), (7, 8, 9)]
+    buffer, own = KVBuffer.zeros(network.shape, 3, 10), KVBuffer.zeros(network.shape, 3, 3)
+    with network.borrowed():
+        # Everything but the new columns is computed by the model itself.
+        whole = [(*prefix, *end) for end in ends]
+        inputs = block_inputs(whole, 10, torch.float32, network.device)
+        wanted = network.forward(inputs.tokens, inputs.positions, inputs.mask, BatchCache(buffer, 0))
+        own.write(buffer.part(slice(None), slice(7, 10)))
+        stored = KVBuffer(buffer.keys[:, :1, :, :7].clone(), buffer.values[:, :1, :, :7].clone())
+        known = own.keys.clone()
+        own.part(slice(None), slice(3 - num_new, 3)).clear()
+        inputs = block_inputs(ends, num_new, torch.float32, network.device, [7] * 3)
+        groups = [SharedPrefix.of(stored, [0, 1, 2])]
+        got = fast(inputs.tokens, inputs.positions, inputs.mask, BatchCache(own, 3 - num_new), groups)
+    assert float((got - wanted).abs().max()) < 1e-5
+    real = slice(1, None) if is_ragged else slice(None)
+    assert float((own.keys - known)[:, :, :, real].abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "gemma", "phi"])
+def test_other_families_are_not_stock(family: str) -> None:
+    assert not is_stock(build(family))
+
+
+def test_adapters_hooks_and_patches_are_not_stock() -> None:
+    assert is_stock(build())
+    assert not is_stock(with_lora(build()).get_base_model())
+    assert not is_stock(build(hidden_act="gelu"))
+    changed: Any = build()
+    changed.__class__ = type("Changed", (type(changed),), {})
+    assert not is_stock(changed)
+    hooked: Any = build()
+    hooked.model.layers[1].mlp.register_forward_hook(lambda *arguments: None)
+    assert not is_stock(hooked)
+    patched: Any = build()
+    patched.lm_head.forward = patched.lm_head.forward
+    assert not is_stock(patched)
+
+
+def test_adapters_that_come_after_the_generator_count() -> None:
+    model = build()
+    generator = TorchGenerator(model, end_token_ids=(VOCABULARY,))
+    adapted = with_lora(model)
+    (completion,) = generator.generate([request(prompt(6), 0, 10)])
+    assert largest_difference(completion.logprobs, plain_logprobs(adapted, prompt(6), completion)) < 1e-5
+
+
+def test_a_pass_that_differs_from_the_model_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    rotate = LlamaForward._rotate
+    monkeypatch.setattr(LlamaForward, "_rotate", lambda self, heads, cos, sin: rotate(self, heads, cos, -sin))
+    model = build()
+    network = Network(model)
+    network.refresh()
+    assert not network.is_fast()
+    assert network.best_forward(10) == network.forward
+    (completion,) = TorchGenerator(model, end_token_ids=(VOCABULARY,)).generate([request(prompt(6), 0, 10)])
+    assert largest_difference(completion.logprobs, plain_logprobs(model, prompt(6), completion)) < 1e-5
+
+
+def test_changed_weights_are_seen_however_they_were_changed() -> None:
+    def fused_step(model: Any) -> None:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+
+    def by_data(model: Any) -> None:
+        model.model.layers[1].mlp.up_proj.weight.data.add_(0.1)
+
+    def by_copy(model: Any) -> None:
+        with torch.no_grad():
+            model.model.layers[0].self_attn.k_proj.weight[3, 4] += 1
+
+    def by_replacement(model: Any) -> None:
+        layer = model.model.layers[0].mlp
+        layer.gate_proj = copy.deepcopy(layer.gate_proj)
+
+    for change in (fused_step, by_data, by_copy, by_replacement):
+        model = build()
+        kept = LlamaForward(model)
+        assert kept.is_current()
+        change(model)
+        assert not kept.is_current()
+
+
+def test_weights_that_change_between_calls_count() -> None:
+    model: Any = build()
+    generator = TorchGenerator(model, end_token_ids=(VOCABULARY,))
+    generator.generate([request(prompt(6), 0, 10)])
+    model.model.layers[0].mlp.up_proj.weight.data.mul_(2)
+    (completion,) = generator.generate([request(prompt(6), 0, 10)])
+    assert largest_difference(completion.logprobs, plain_logprobs(model, prompt(6), completion)) < 1e-5
