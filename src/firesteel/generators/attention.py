@@ -81,5 +81,6 @@ def attend_shared(
         mixed, lse = attend(shared, prefix.stored.keys[layer], prefix.stored.values[layer], None, scale)
         weights = torch.sigmoid(lse.view(heads, members, count).transpose(0, 1) - own_lse[rows])[..., None]
         mixed = mixed.reshape(heads, members, count, -1).transpose(0, 1)
-        out[rows] = torch.lerp(out[rows], mixed, weights.to(out.dtype))
+        # In half precision the sum of two ranges is rounded once, as the whole range's is.
+        out[rows] = torch.lerp(out[rows].float(), mixed.float(), weights).to(out.dtype)
     return out

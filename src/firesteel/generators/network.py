@@ -108,9 +108,10 @@ class Network:
         )
         return output.logits[:, -1]
 
-    def is_fast(self) -> bool:
-        """Whether `best_forward` is the fast one, which takes shared prefixes. Modules may change between calls."""
-        return self._is_fast_exact and is_stock(self.inner)
+    @property
+    def is_sharing(self) -> bool:
+        """Whether `best_forward` is the fast one, which takes prefixes that rows share."""
+        return self._fast is not None
 
     def best_forward(self, num_positions: int) -> Forward:
         """The forward pass to use where no position reaches `num_positions`."""
@@ -120,8 +121,8 @@ class Network:
         return self._fast
 
     def refresh(self) -> None:
-        """Looks at the model as it is now; to be called before the first pass of a call."""
-        if not self.is_fast():
+        """Looks at the model as it is now, for modules and weights may change between calls."""
+        if not self._is_fast_exact or not is_stock(self.inner):
             self._fast = None
         elif self._fast is None or not self._fast.is_current():
             self._fast = LlamaForward(self.inner)
@@ -136,7 +137,7 @@ class Network:
         The memory of the pass, to which `filled` of the jobs refers, is taken from `arena`.
         """
         found: list[Segment | None] = [None] * len(jobs)
-        if self._fast is not None:
+        if self.is_sharing:
             found = shared_prefixes([job.last for job in jobs])
         skipped = [0 if prefix is None else prefix.end for prefix in found]
         own = [job.token_ids[first:] for job, first in zip(jobs, skipped, strict=True)]

@@ -42,6 +42,9 @@ class TorchGenerator:
     (by Llama-style models) attended to once for all rows. A cache of another policy version or of another generator
     is ignored; of one whose tokens are not a prefix of the context, the common prefix is used.
 
+    On the CPU the weights of a Llama-style model are kept a second time, in a layout that is faster with few rows. They
+    are copied anew after `load_weights`, and where a sample of their numbers shows that they changed without it.
+
     During a call the model is in evaluation mode under `torch.inference_mode`; every module's training flag is
     restored afterwards. Neither the weights nor the config stay changed, and no global random state is used.
 
@@ -237,7 +240,7 @@ class _Stream:
             self._network.shape,
             owner._end_tokens,
             decoding_arena,
-            is_sharing=self._network.is_fast(),
+            is_sharing=self._network.is_sharing,
         )
         self._waiting: deque[tuple[int, Request]] = deque()
         self._num_requests = 0
