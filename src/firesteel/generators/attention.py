@@ -23,21 +23,22 @@ _flash_on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.defau
 
 @dataclass(frozen=True, slots=True)
 class SharedPrefix:
-    """What some rows of a batch have in common: keys and values [L, 1, H, P, D] of their first P tokens.
+    """What some rows of a batch have in common: keys and values [1, H, P, D] of their first P tokens, layer by layer.
 
     `rows` are their places in the batch: a slice where they are neighbours, else [K] indices.
     """
 
-    stored: KVBuffer
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
     rows: slice | Tensor
 
     @classmethod
     def of(cls, stored: KVBuffer, rows: Sequence[int]) -> SharedPrefix:
         """A prefix for these rows, in ascending order."""
         first, end = rows[0], rows[-1] + 1
-        if end - first == len(rows):
-            return cls(stored, slice(first, end))
-        return cls(stored, torch.tensor(rows, device=stored.keys.device))
+        is_range = end - first == len(rows)
+        places = slice(first, end) if is_range else torch.tensor(rows, device=stored.keys.device)
+        return cls(stored.keys.unbind(0), stored.values.unbind(0), places)
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
@@ -78,9 +79,12 @@ def attend_shared(
         part = queries[rows].transpose(0, 1)
         heads, members, count, _ = part.shape
         shared = part.reshape(1, heads, members * count, -1)
-        mixed, lse = attend(shared, prefix.stored.keys[layer], prefix.stored.values[layer], None, scale)
+        mixed, lse = attend(shared, prefix.keys[layer], prefix.values[layer], None, scale)
         weights = torch.sigmoid(lse.view(heads, members, count).transpose(0, 1) - own_lse[rows])[..., None]
         mixed = mixed.reshape(heads, members, count, -1).transpose(0, 1)
-        # In half precision the sum of two ranges is rounded once, as the whole range's is.
-        out[rows] = torch.lerp(out[rows].float(), mixed.float(), weights).to(out.dtype)
+        if isinstance(rows, slice) and out.dtype == torch.float32:
+            out[rows].lerp_(mixed, weights)
+        else:
+            # In half precision the sum of two ranges is rounded once, as the whole range's is.
+            out[rows] = torch.lerp(out[rows].float(), mixed.float(), weights).to(out.dtype)
     return out
