@@ -283,6 +283,13 @@ def test_pruning_keeps_the_last_and_the_best_that_they_name(tmp_path: Path) -> N
         prune_checkpoints(tmp_path, keep=0)
 
 
+def test_cleaning_prunes_as_the_newest_was_saved_with_even_beside_a_damaged_older_one(tmp_path: Path) -> None:
+    paths = [save(tmp_path, step, best_step=step, keep=2) for step in (1, 2, 3)]
+    (paths[1] / "manifest.json").write_text("{}")
+    clean_checkpoints(tmp_path, newest=paths[2])
+    assert names(tmp_path) == ["step-000002", "step-000003"]
+
+
 # Crashes
 
 

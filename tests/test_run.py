@@ -356,13 +356,15 @@ def test_the_undisturbed_run_trains_and_repeats(tmp_path: Path, training_in_proc
 
 
 def test_a_run_killed_in_any_change_to_the_disk_ends_the_same(tmp_path: Path, training_in_process: None) -> None:
-    train(tmp_path / "reference", 3)
-    for killed_at in range(200):
+    # Six steps: the last checkpoint is the first whose turn deletes an older one.
+    train(tmp_path / "reference", 6)
+    assert sorted(os.listdir(tmp_path / "reference" / "checkpoints")) == ["step-000001", "step-000005", "step-000006"]
+    for killed_at in range(400):
         directory = tmp_path / str(killed_at)
-        done = outlives(lambda directory=directory: train(directory, 3), killed_at=killed_at)
+        done = outlives(lambda directory=directory: train(directory, 6), killed_at=killed_at)
         if done:
             break
-        train(directory, 3)
+        train(directory, 6)
         assert differing_files(tmp_path / "reference", directory) == [], f"killed at {killed_at}"
     assert done and killed_at > 80
 

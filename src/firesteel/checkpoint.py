@@ -6,7 +6,7 @@ On-disk format, version 1. `RUN/checkpoints/step-000010/` is the state in which 
     state.json      the caller's `state`, its order of keys kept: random states, curriculum, criterion, counters,
                     scalars of the optimizer
     manifest.json   written last:
-                    {"format_version": 1, "step": 10, "best_step": 5 or null, "config_hash": "...",
+                    {"format_version": 1, "step": 10, "best_step": 5 or null, "keep": 2 or null, "config_hash": "...",
                      "files": {"model.safetensors": {"bytes": ..., "sha256": "...",
                                                      "aliases": {"lm_head.weight": "model.embed_tokens.weight"}}, ...},
                      "manifest_sha256": of the same object without this key, as compact JSON with sorted keys}
@@ -78,12 +78,13 @@ def save_checkpoint(
     state: Mapping[str, Any],
     config_hash: str,
     best_step: int | None = None,
+    keep: int | None = None,
 ) -> Path:
     """Writes `RUN/checkpoints/step-...` and returns it; until the call returns, the earlier checkpoints are the newest.
 
     `tensors` maps file names without ending ("model", "adapter", "optimizer") to named tensors, whose order is not
-    kept. `best_step` names the
-    checkpoint that is best on validation so far (it may be this one), which `prune_checkpoints` keeps.
+    kept. `best_step` names the checkpoint that is best on validation so far (it may be this one), which
+    `prune_checkpoints` keeps. `keep` is written down for `clean_checkpoints`; nothing is deleted here.
 
     Raises:
         CheckpointError: this step has a checkpoint already, a name is not a file name, or JSON cannot hold the state.
@@ -113,7 +114,7 @@ def save_checkpoint(
             shutil.copymode(state_path, path)
             sync_file(path)
             files[path.name] = {**_fingerprint(path), "aliases": aliases}
-        body: dict[str, Any] = {"format_version": FORMAT_VERSION, "step": step, "best_step": best_step}
+        body: dict[str, Any] = {"format_version": FORMAT_VERSION, "step": step, "best_step": best_step, "keep": keep}
         body |= {"config_hash": config_hash, "files": files}
         manifest = {**body, "manifest_sha256": _manifest_hash(body)}
         write_atomic(temporary / _MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
@@ -223,7 +224,7 @@ def prune_checkpoints(run_directory: Path | str, *, keep: int) -> None:
         raise CheckpointError(f"keep must be at least 1, got {keep}")
     paths = list_checkpoints(run_directory)
     kept = set(paths[-keep:])
-    best = {_read_manifest(path)["best_step"] for path in kept}
+    best = {_best_step(path) for path in kept}
     for path in paths:
         if path not in kept and _step_of(path) not in best:
             remove_directory(path)
@@ -232,7 +233,8 @@ def prune_checkpoints(run_directory: Path | str, *, keep: int) -> None:
 def clean_checkpoints(run_directory: Path | str, *, newest: Path | None) -> None:
     """Deletes what interrupted writes left and sets aside what is newer than `newest`, the one to resume from.
 
-    Only the process that holds the run's lock may call this.
+    What `newest` was saved with as `keep` is applied again: the writer may have been killed before it could. Only the
+    process that holds the run's lock may call this.
     """
     parent = Path(run_directory) / DIRECTORY
     if not parent.is_dir():
@@ -246,6 +248,18 @@ def clean_checkpoints(run_directory: Path | str, *, newest: Path | None) -> None
         elif newest is None or _step_of(path) > _step_of(newest):
             os.replace(path, _free_name(parent, f"damaged-{path.name}"))
     sync_directory(parent)
+    keep = None if newest is None else _read_manifest(newest).get("keep")
+    if keep is not None:
+        prune_checkpoints(run_directory, keep=keep)
+
+
+def _best_step(path: Path) -> int | None:
+    """What a checkpoint names as the best; None too where its manifest is damaged, as an older one's may be."""
+    try:
+        best: int | None = _read_manifest(path)["best_step"]
+    except DamagedCheckpoint:
+        return None
+    return best
 
 
 def _step_of(path: Path) -> int:

@@ -175,7 +175,13 @@ class Run:
         """
         self._require_writable(step)
         path = checkpoints.save_checkpoint(
-            self.directory, step, tensors=tensors, state=state, config_hash=self.config_hash, best_step=best_step
+            self.directory,
+            step,
+            tensors=tensors,
+            state=state,
+            config_hash=self.config_hash,
+            best_step=best_step,
+            keep=keep,
         )
         self._next_step_to_log = step
         checkpoints.prune_checkpoints(self.directory, keep=keep)
