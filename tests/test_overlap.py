@@ -14,7 +14,7 @@ from firesteel.errors import ConfigError
 from firesteel.generators.torch import TorchGenerator
 from firesteel.models import build_tiny_model
 from firesteel.tree import Tree
-from firesteel.types import StepResult, Task
+from firesteel.types import Observation, StepResult, Task
 
 TASKS = Household.tasks("train", count=4, size="small")
 
@@ -87,6 +87,28 @@ def test_others_decode_while_environments_step(generator: TorchGenerator) -> Non
     assert set(Watched.waited) == {0}
     assert len(waited) == len(Watched.waited)
     assert sum(steps > 0 for steps in waited) > len(waited) / 2
+
+
+class Raising(Household):
+    """Its world breaks at the second action of every other house."""
+
+    def reset(self, task: Task, *, seed: int) -> Observation:
+        self._number, self._breaks = 0, TASKS.index(task) % 2 == 0
+        return super().reset(task, seed=seed)
+
+    def step(self, action: str) -> StepResult:
+        self._number += 1
+        if self._breaks and self._number == 2:
+            raise RuntimeError("the roof fell in")
+        return super().step(action)
+
+
+def test_a_world_that_breaks_fails_its_own_leaves_only(generator: TorchGenerator) -> None:
+    make = lambda: Raising(size="small", admissible=False)  # noqa: E731
+    common, alone = grown(generator, make), grown(generator, make, overlap=True)
+    assert shape(alone) == shape(common)
+    for number, tree in enumerate(alone):
+        assert {leaf.status == "failed" for leaf in tree.leaves} == {number % 2 == 0}
 
 
 def test_a_generator_without_a_stream_is_named() -> None:

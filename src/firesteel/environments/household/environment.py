@@ -93,12 +93,9 @@ class Household(Environment):
 
     def fork(self) -> Household:
         """A copy that shares the game and has its own state."""
-        twin = Household.__new__(Household)
-        twin._size = self._size
-        twin._admissible = self._admissible
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
         twin._world = None if self._world is None else self._world.copy()
-        twin._is_over = self._is_over
-        twin.goal = self.goal
         return twin
 
     def expert(self) -> ExpertStep | None:
