@@ -43,6 +43,20 @@ def test_score_is_the_progress_times_success() -> None:
     assert value == EpisodeReward(1.0, [0.0, -0.5, 0.0, -0.5])
 
 
+def test_of_two_successes_the_shorter_is_worth_more_under_a_discount() -> None:
+    config = RewardConfig(success=8.0, discount=0.5, invalid_penalty=0.0)
+    assert [outcome(episode(STEPS[:length], success=True), config).outcome for length in (1, 2, 4)] == [8.0, 4.0, 1.0]
+    assert outcome(episode(STEPS), config).outcome == 0.0
+    assert outcome(episode([], success=True), config).outcome == 8.0
+    assert score(episode(STEPS[:3], progress=0.5), config).outcome == 1.0
+
+
+@pytest.mark.parametrize("discount", [0.0, 1.1])
+def test_a_discount_lies_above_0_and_up_to_1(discount: float) -> None:
+    with pytest.raises(ValueError, match="discount"):
+        RewardConfig(discount=discount)
+
+
 def test_either_also_takes_off_what_was_not_understood() -> None:
     config = RewardConfig(invalid_penalty=0.5, invalid_when="either")
     assert invalid_penalties(episode(STEPS), config) == [0.0, -0.5, -0.5, -0.5]

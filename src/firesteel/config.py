@@ -192,6 +192,9 @@ class RewardConfig(Section):
     """A name from `REWARDS` or "package.module:function" taking a finished `Episode`."""
     success: float = 1.0
     """Reward of a success (of a full score for "score"). SPARK: 10."""
+    discount: float = Field(default=1.0, gt=0, le=1)
+    """What each step after the first multiplies the outcome by: below 1, of two successes the shorter is worth more, so
+    that groups in which every leaf succeeds teach too. SPARK: 1. For the rewards "outcome" and "score"."""
     invalid_penalty: float = Field(default=0.01, ge=0)
     """Taken off the step whose response is invalid: 1% of a success, as in SPARK (0.1 of 10)."""
     invalid_when: Literal["format", "either"] = "format"

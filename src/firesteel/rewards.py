@@ -26,13 +26,23 @@ class EpisodeReward:
 
 
 def outcome(episode: Episode, config: RewardConfig) -> EpisodeReward:
-    """`success` if the episode succeeded, else 0; minus `invalid_penalty` on each invalid step (SPARK: 10, 0.1)."""
-    return EpisodeReward(config.success if episode.success else 0.0, invalid_penalties(episode, config))
+    """`success` if the episode succeeded, else 0; minus `invalid_penalty` on each invalid step (SPARK: 10, 0.1).
+
+    With a `discount` below 1 a success in n steps counts discount^(n - 1) times.
+    """
+    worth = config.success * discounting(episode, config) if episode.success else 0.0
+    return EpisodeReward(worth, invalid_penalties(episode, config))
 
 
 def score(episode: Episode, config: RewardConfig) -> EpisodeReward:
-    """`success` times the environment's score in [0, 1]; the same step penalties as `outcome`."""
-    return EpisodeReward(config.success * episode.score, invalid_penalties(episode, config))
+    """`success` times the environment's score in [0, 1]; the same discount and step penalties as `outcome`."""
+    worth = config.success * episode.score * discounting(episode, config)
+    return EpisodeReward(worth, invalid_penalties(episode, config))
+
+
+def discounting(episode: Episode, config: RewardConfig) -> float:
+    """discount^(n - 1) for an episode of n steps, 1 for one without steps."""
+    return config.discount ** max(len(episode.steps) - 1, 0)
 
 
 def invalid_penalties(episode: Episode, config: RewardConfig) -> list[float]:
