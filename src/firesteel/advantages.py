@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from firesteel.anchors import add_anchor_advantages
 from firesteel.config import AdvantageConfig
 from firesteel.tree import Leaf, Tree
 
@@ -68,6 +69,11 @@ def spread(scores_S: np.ndarray, weights_S: np.ndarray, *, std: str) -> float:
     return math.sqrt(variance)
 
 
+def scale(scores_S: np.ndarray, weights_S: np.ndarray, std: str, std_floor: float, eps: float) -> float:
+    """What advantages are divided by: max(std, std_floor) + eps, or 1 for `std="none"`."""
+    return 1.0 if std == "none" else max(spread(scores_S, weights_S, std=std), std_floor) + eps
+
+
 def group_advantages(
     scores_L: np.ndarray,
     weights_L: np.ndarray,
@@ -86,10 +92,7 @@ def group_advantages(
     Returns:
         (baselines, shape [L]; scale, > 0).
     """
-    baseline_L = baselines(scores_L, weights_L, roots_L, kind=baseline)
-    if std == "none":
-        return baseline_L, 1.0
-    return baseline_L, max(spread(scores_L, weights_L, std=std), std_floor) + eps
+    return baselines(scores_L, weights_L, roots_L, kind=baseline), scale(scores_L, weights_L, std, std_floor, eps)
 
 
 def estimate_advantages(trees: Sequence[Tree], config: AdvantageConfig) -> None:
@@ -125,7 +128,7 @@ def _write_group(members: list[tuple[Tree, Leaf]], config: AdvantageConfig) -> N
         )
         weights_S, roots_S, firsts = weights_L, roots_L, np.arange(len(members))
     alone = len(members) == 1 or np.ptp(np.concatenate([scores_S, *steps_L])) == 0.0
-    baseline_S, scale = group_advantages(
+    baseline_S, divisor = group_advantages(
         scores_S, weights_S, roots_S,
         baseline=config.baseline, std=config.std, eps=config.eps, std_floor=config.std_floor,
     )  # fmt: skip
@@ -133,7 +136,15 @@ def _write_group(members: list[tuple[Tree, Leaf]], config: AdvantageConfig) -> N
         if config.baseline != "none" and alone:
             leaf.advantages = [0.0] * len(steps)
         else:
-            leaf.advantages = [float((value - baseline_S[first]) / scale) for value in steps]
+            leaf.advantages = [float((value - baseline_S[first]) / divisor) for value in steps]
+    if config.anchor_weight:
+        add_anchor_advantages(
+            members,
+            weights_L,
+            lambda returns_V, weights_V: scale(returns_V, weights_V, config.std, config.std_floor, config.eps),
+            weight=config.anchor_weight,
+            discount=config.anchor_discount,
+        )
 
 
 def permute_within_groups(trees: Sequence[Tree], *, seed: int) -> None:

@@ -220,6 +220,10 @@ class AdvantageConfig(Section):
     """Added to the standard deviation."""
     std_floor: float = Field(default=0.0, ge=0)
     """The standard deviation counts at least this much."""
+    anchor_weight: float = Field(default=0.0, ge=0)
+    """Weight of the advantage of a step among all visits of its group to the same state. 0: off; GiGPO: 1."""
+    anchor_discount: float = Field(default=0.95, gt=0, le=1)
+    """How much less a later step's reward counts in those. GiGPO: 0.95."""
     permute: bool = False
     """Control arm: rewards are handed to random leaves of the same tree."""
 
