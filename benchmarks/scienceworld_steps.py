@@ -1,7 +1,10 @@
 """Steps per second of `ScienceWorld` and of the stock `ScienceWorldEnv.step`, same actions, interleaved; prints JSON.
 
-Both play the gold paths of a few tasks, episode by episode in turn, each in a Java process of its own. CPU time is
-that of this process and of the Java process together. Then: loading, forking by replay, listing actions, memory.
+All play the gold paths of a few tasks, episode by episode in turn: `lean` (text, score, done), `listing` (with the
+list of valid actions, which the stock step always makes), `stock`, in a Java process of its own, and `floor`, the
+simulator's own step and nothing else. Observations of lean, listing and stock must be equal; for that the stock
+simulator gets the Java option that makes ours deterministic. CPU time is that of this process and of the Java process
+together. Then: loading, forking by replay, memory.
 
     python benchmarks/scienceworld_steps.py --repeats 3
 """
@@ -73,6 +76,18 @@ class Clock:
         }
 
 
+def deterministic_stock() -> StockEnvironment:
+    """The stock environment with one identity hash for all objects: else the order of hash sets decides some steps."""
+    before = os.environ.get("JAVA_TOOL_OPTIONS")
+    os.environ["JAVA_TOOL_OPTIONS"] = "-XX:+UnlockExperimentalVMOptions -XX:hashCode=2"
+    try:
+        return StockEnvironment()
+    finally:
+        os.environ.pop("JAVA_TOOL_OPTIONS")
+        if before is not None:
+            os.environ["JAVA_TOOL_OPTIONS"] = before
+
+
 def first_task(name: str) -> Task:
     return ScienceWorld.tasks("train", task_types=[name])[0]
 
@@ -88,29 +103,61 @@ def gold_actions(environment: ScienceWorld, name: str) -> list[str]:
 
 
 def compare(
-    lean: ScienceWorld, stock: StockEnvironment, golds: dict[str, list[str]], repeats: int
+    lean: ScienceWorld, listing: ScienceWorld, stock: StockEnvironment, golds: dict[str, list[str]], repeats: int
 ) -> dict[str, object]:
-    """Both play the same episodes in turn; loading is not counted."""
+    """All play the same episodes in turn; loading is not counted."""
     (lean_pid,) = process_ids()
     stock_pid = stock._gateway.java_process.pid
+    floor_world = lean
+    plays: dict[str, tuple[int, Callable[[str], object]]] = {
+        "lean": (lean_pid, lambda action: lean.step(action).observation.text),
+        "listing": (lean_pid, lambda action: listing.step(action).observation.text),
+        "stock": (stock_pid, lambda action: stock.step(action)[0]),
+        "floor": (lean_pid, lambda action: floor_world._running().step(action)),
+    }
     # The first round is not counted: both Java processes compile what they run.
     for repeat in range(repeats + 1):
         if repeat <= 1:
-            clocks = {"lean": Clock(lean_pid), "stock": Clock(stock_pid)}
-        for name, actions in golds.items():
-            lean.reset(first_task(name), seed=0)
-            stock.load(name, 0, "easy")
-            plays = [(clocks["lean"], lean.step), (clocks["stock"], stock.step)]
-            for clock, step in plays if repeat % 2 else reversed(plays):
-                clock.play(step, actions)
-    lean_clock, stock_clock = clocks["lean"], clocks["stock"]
+            clocks = {name: Clock(pid) for name, (pid, _) in plays.items()}
+        for task, actions in golds.items():
+            names = list(plays)
+            for name in names if repeat % 2 else reversed(names):
+                if name == "stock":
+                    stock.load(task, 0, "easy")
+                else:
+                    (listing if name == "listing" else lean).reset(first_task(task), seed=0)
+                clocks[name].play(plays[name][1], actions)
+    by_name = {name: clock.summary() for name, clock in clocks.items()}
+
+    def times(name: str, kind: str) -> float:
+        return round(getattr(clocks["stock"], kind) / getattr(clocks[name], kind), 2)
+
     return {
-        "steps_each": lean_clock.steps,
-        "lean": lean_clock.summary(),
-        "stock": stock_clock.summary(),
-        "stock_over_lean_cpu": round(stock_clock.cpu_s / lean_clock.cpu_s, 2),
-        "stock_over_lean_wall": round(stock_clock.wall_s / lean_clock.wall_s, 2),
+        "steps_each": clocks["lean"].steps,
+        **by_name,
+        **{
+            f"stock_over_{name}_{kind[:-2]}": times(name, kind)
+            for name in ("lean", "listing", "floor")
+            for kind in ("cpu_s", "wall_s")
+        },
     }
+
+
+def differing(lean: ScienceWorld, listing: ScienceWorld, stock: StockEnvironment, golds: dict[str, list[str]]) -> int:
+    """In how many steps text, score or end differ among the three, or the valid actions between the last two."""
+    count = 0
+    for task, actions in golds.items():
+        lean.reset(first_task(task), seed=0)
+        listing.reset(first_task(task), seed=0)
+        stock.load(task, 0, "easy")
+        for action in actions:
+            one, two = lean.step(action), listing.step(action)
+            text, _, done, info = stock.step(action)
+            seen = (one.observation.text, one.terminated, round(one.info["score"] * 100))
+            wanted = (text, done, max(info["score"], 0))
+            same = seen == wanted and one.observation.text == two.observation.text
+            count += not same or sorted(two.observation.admissible or ()) != sorted(set(info["valid"]))
+    return count
 
 
 def median_ms(call: Callable[[], object], times: int) -> float:
@@ -124,7 +171,7 @@ def median_ms(call: Callable[[], object], times: int) -> float:
 
 
 def costs(environment: ScienceWorld, actions: Sequence[str], times: int) -> dict[str, object]:
-    """Wall times of a reset, of forks at several depths, and of a step that also lists the valid actions."""
+    """Wall times of a reset and of forks at several depths."""
     task = first_task(FORK_TASK)
     result: dict[str, object] = {"reset_ms": median_ms(lambda: environment.reset(task, seed=0), times)}
     forks = {}
@@ -134,9 +181,6 @@ def costs(environment: ScienceWorld, actions: Sequence[str], times: int) -> dict
             environment.step(action)
         forks[str(depth)] = median_ms(lambda: environment.fork().close(), times)
     result["fork_ms_at_depth"] = forks
-    with closing(ScienceWorld(admissible=True)) as listing:
-        listing.reset(task, seed=0)
-        result["listing_step_ms"] = median_ms(lambda: listing.step("look around"), times)
     return result
 
 
@@ -144,10 +188,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3, help="rounds over the tasks")
     arguments = parser.parse_args()
-    with closing(ScienceWorld()) as lean, closing(StockEnvironment()) as stock:
+    with (
+        closing(ScienceWorld()) as lean,
+        closing(ScienceWorld(admissible=True)) as listing,
+        closing(deterministic_stock()) as stock,
+    ):
         golds = {name: gold_actions(lean, name) for name in TASKS}
         result = {
-            **compare(lean, stock, golds, arguments.repeats),
+            "differing_steps": differing(lean, listing, stock, golds),
+            **compare(lean, listing, stock, golds, arguments.repeats),
             **costs(lean, golds[FORK_TASK], 2 * arguments.repeats + 1),
             "java_heap_mb": 512,
             "java": find_java(),
