@@ -59,7 +59,7 @@ check: $(VENV)/.dev ## lint, formatting, types, file and function sizes
 docs: $(VENV)/.docs ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-ENVIRONMENT_BENCHMARKS := $(addprefix benchmarks/,household.py scienceworld_steps.py alfworld_steps.py webshop.py forks.py pool.py)
+ENVIRONMENT_BENCHMARKS := $(addprefix benchmarks/,household.py scienceworld_steps.py alfworld_steps.py alfworld_games.py webshop.py forks.py pool.py)
 
 bench: $(VENV)/.dev ## measure what the speed claims rest on
 	@for file in $(filter-out $(ENVIRONMENT_BENCHMARKS),$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done

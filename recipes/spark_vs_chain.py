@@ -26,7 +26,7 @@ def config():
         {
             "name": "spark_vs_chain",
             "steps": 200,
-            "token_budget": 200_000,
+            "token_budget": 120_000,
             "evaluation": {"every": 4, "num_tasks": 100},
             "save_every": 0,
             "save_trees": False,
