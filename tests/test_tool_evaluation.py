@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from firesteel.environments import environment_class
 from firesteel.metrics import EpisodeRecord
 from firesteel.tool_evaluation import chosen_actions, report_by_category, tool_report
 
@@ -40,3 +41,15 @@ def test_without_a_call_there_is_no_entropy() -> None:
     found = tool_report([record("a", True, "answer: B")], [])
     assert found["entropy"] is None and found["entropy_low"] is None and found["accuracy"] == 1.0
     assert set(report_by_category(RECORDS, ["dates"])) == {"a", "b", "all"}
+
+
+def test_an_environment_of_questions_says_how_its_tools_were_chosen() -> None:
+    tools = {"dates": "dates", "units": "units"}
+    found = environment_class("tool_questions").figures(RECORDS, tools=tools)
+    assert found["tools/entropy"] == tool_report(RECORDS, list(tools))["entropy"]
+    assert (found["tools/coverage"], found["tools/calls"], found["tools/rate/dates"]) == (1.0, 5 / 3, 0.6)
+    assert all(name.startswith("tools/") and "accuracy" not in name for name in found)
+
+
+def test_most_environments_say_nothing_more() -> None:
+    assert environment_class("household").figures(RECORDS, size="small") == {}

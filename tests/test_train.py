@@ -16,7 +16,7 @@ from small_runs import SURROUNDINGS, differing_files, small_config
 
 from firesteel.checkpoint import list_checkpoints, load_checkpoint
 from firesteel.config import PRESETS, Config
-from firesteel.environments import Environment
+from firesteel.environments import Environment, environment_class
 from firesteel.errors import CannotFork, CheckpointError, ConfigError, StoreError, TaskError
 from firesteel.evaluate import evaluate
 from firesteel.files import read_jsonl
@@ -358,6 +358,18 @@ def test_an_environment_of_ones_own(
     train(config)
     assert {tree.task.kind for tree in trees(config)} == {"lock"}
     assert trees(config)[0].observation == "0 of 3 lights are on."
+
+
+def test_what_an_environment_says_of_its_episodes_is_logged(
+    configure: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = with_lock(configure({"steps": 1, "evaluation": {"every": 1, "num_tasks": 2}}), tmp_path, monkeypatch)
+    lock = environment_class("user_lock:Lock")
+    said = {"lock/tries": 2.5, "lock/unknown": None}
+    monkeypatch.setattr(lock, "figures", classmethod(lambda cls, records, **options: said))
+    train(config)
+    (row,) = [row for row in metrics(config) if "eval/success" in row and row["step"] == 0]
+    assert row["eval/lock/tries"] == 2.5 and "eval/lock/unknown" not in row
 
 
 def test_a_reward_of_ones_own(reference: Path) -> None:

@@ -108,8 +108,7 @@ def evaluate(
             progress.print(success_rows(result.rows))
             if len(result.pass_at) > 1:
                 progress.print("  ".join(f"pass@{k} {value:.1%}" for k, value in result.pass_at.items()))
-    if config.environment.name == "bfcl":
-        results |= bfcl_figures(records)
+    results |= figures_of(config, records)
     if out is not None:
         write_json_atomic(out, finite(results))
         results["written"] = str(out)
@@ -273,13 +272,13 @@ def evaluation_config(model: str, overrides: dict[str, Any]) -> Config:
     return Config().updated({"model": {"path": model}}, overrides)
 
 
-def bfcl_figures(records: list[Any]) -> dict[str, Any]:
-    """BFCL's figures over all that was played, and their table as text."""
-    from firesteel.environments.bfcl.report import bfcl_counts, bfcl_summary
+def figures_of(config: Any, records: list[Any]) -> dict[str, Any]:
+    """What the environment says over all that was played, and a line for each of its figures."""
+    from firesteel.environments import environment_class
 
-    figures = bfcl_summary(bfcl_counts(records))
-    lines = [f"{name}: {'not all played' if value is None else f'{value:.2%}'}" for name, value in figures.items()]
-    return {"bfcl": figures, "text": "\n".join(lines)}
+    figures = environment_class(config.environment.name).figures(records, **config.environment.options)
+    lines = [f"{name}: {'-' if value is None else f'{value:.4f}'}" for name, value in figures.items()]
+    return {"figures": figures, "text": "\n".join(lines)} if figures else {}
 
 
 def success_rows(rows: Any) -> Table:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from firesteel.branching import Chain
 from firesteel.config import Config, RolloutConfig
+from firesteel.environments import environment_class
 from firesteel.errors import TaskError
 from firesteel.metrics import ALL_KINDS, EpisodeRecord, SuccessRow, pass_at_k, success_table
 from firesteel.policy import Policy, load_policy, load_tasks
@@ -28,6 +29,8 @@ class Evaluation:
     pass_at: dict[int, float]
     trees: list[Tree]
     outvoted_tokens: int = 0
+    figures: dict[str, float | None] = field(default_factory=dict)
+    """What the environment says beside (`Environment.figures`)."""
 
     def summary(self) -> dict[str, Any]:
         """The figures a summary file holds: success with its Wilson interval, n, and the means; None for a NaN.
@@ -43,7 +46,7 @@ class Evaluation:
             result["outvoted_tokens"] = self.outvoted_tokens / len(self.records)
         if len(self.pass_at) > 1:
             result["pass_at"] = {str(k): None if math.isnan(rate) else rate for k, rate in self.pass_at.items()}
-        return result
+        return result | ({"figures": self.figures} if self.figures else {})
 
 
 def episode_record(tree: Tree, leaf: Leaf) -> EpisodeRecord:
@@ -94,9 +97,10 @@ def evaluate_policy(
         if on_progress is not None:
             on_progress(min(start + size, len(tasks)), len(tasks))
     records = [episode_record(tree, leaf) for tree in trees for leaf in tree.leaves]
+    environment = config.environment
     return Evaluation(
         split, records, overall_row(records, split), success_table(records), pass_rates(trees, settings.samples), trees,
-        grower.stats.outvoted_tokens,
+        grower.stats.outvoted_tokens, environment_class(environment.name).figures(records, **environment.options),
     )  # fmt: skip
 
 

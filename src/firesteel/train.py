@@ -265,6 +265,7 @@ def evaluate_if_due(session: Session, updates: int, metrics: dict[str, Any]) -> 
     result = play(session, settings.split, settings.num_tasks).summary()
     names = ("success", "low", "high", "score", "steps", "invalid", "repetition", "explore_ratio")
     metrics |= {f"eval/{name}": result[name] for name in names}
+    metrics |= {f"eval/{name}": value for name, value in result.get("figures", {}).items() if value is not None}
     mark = (result["success"], result["score"])
     best = (session.best["success"], session.best["score"])
     if mark[0] is not None and (best[0] is None or mark > best):

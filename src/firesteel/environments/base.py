@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from firesteel.environments.fork import Forked, History, fork_by_rung, observation_hash, record
 from firesteel.errors import CannotFork
 from firesteel.types import ExpertStep, Observation, StepResult, Task
+
+if TYPE_CHECKING:
+    from firesteel.metrics import EpisodeRecord
 
 __all__ = ["FORK_RUNGS", "Environment", "observation_hash"]
 
@@ -51,6 +54,16 @@ class Environment(ABC):
     @abstractmethod
     def tasks(cls, split: str, *, count: int | None = None, seed: int = 0, **options: object) -> Sequence[Task]:
         """The tasks of a split, in a fixed order; an unknown split raises `TaskError` naming the known ones."""
+
+    @classmethod
+    def figures(cls, records: Sequence[EpisodeRecord], **options: Any) -> dict[str, float | None]:
+        """What reports of played episodes say beside success: figures by name, None for what cannot be said.
+
+        `options` are the constructor's. The names stand in `firesteel evaluate` and, with `eval/` before them, in
+        `metrics.jsonl`. Most environments have none.
+        """
+        del records, options
+        return {}
 
     @abstractmethod
     def reset(self, task: Task, *, seed: int) -> Observation:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from firesteel.environments.base import Environment
 from firesteel.errors import ConfigError, TaskError, ToolFailed
+from firesteel.metrics import EpisodeRecord
 from firesteel.plugins import nearest
 from firesteel.tools import COT, Tool, close_tools, make_tools
 from firesteel.tools.base import query_of
@@ -194,6 +195,16 @@ class QuestionEnvironment(Environment):
                 raise ConfigError(
                     f"{cls.__name__} has no option '{name}'{nearest(name, known)}; known: {', '.join(known)}"
                 )
+
+    @classmethod
+    def figures(cls, records: Sequence[EpisodeRecord], **options: Any) -> dict[str, float | None]:
+        """How the tools were chosen: entropy in nats, coverage, calls an episode and the share of every action."""
+        from firesteel.tool_evaluation import tool_report
+
+        names = {name: value for name, value in options.items() if name in ("tools", "tool_options")}
+        report = tool_report(records, list(cls(**names).tools))
+        kept = ("entropy", "entropy_low", "entropy_high", "coverage", "calls")
+        return {f"tools/{name}": value for name, value in report.items() if name in kept or name.startswith("rate/")}
 
     @classmethod
     def default_tool_options(cls, tools: object) -> dict[str, Any]:

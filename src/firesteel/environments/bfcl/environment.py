@@ -24,6 +24,7 @@ from firesteel.environments.tool_calls.parsers import without_sections
 from firesteel.environments.tool_calls.schema import argument_flaws
 from firesteel.environments.tool_calls.tasks import Call, demonstrations_of
 from firesteel.errors import ConfigError, EnvironmentFailed, TaskError
+from firesteel.metrics import EpisodeRecord
 from firesteel.plugins import load, nearest
 from firesteel.types import ExpertStep, Observation, StepResult, Task
 
@@ -100,6 +101,14 @@ class Bfcl(Environment):
         categories = (category,) if split in PARTS else GROUPS.get(split, (split,))
         found = (task for name in categories for task in _tasks(name) if split not in PARTS or _part(task.id) == split)
         return [task for _, task in zip(range(count), found, strict=False)] if count is not None else list(found)
+
+    @classmethod
+    def figures(cls, records: Sequence[EpisodeRecord], **options: Any) -> dict[str, float | None]:
+        """BFCL's own figures (`bfcl_summary`) and the accuracy of every category."""
+        from firesteel.environments.bfcl.report import bfcl_counts, bfcl_summary
+
+        del options
+        return bfcl_summary(bfcl_counts(records))
 
     def reset(self, task: Task, *, seed: int) -> Observation:
         """Starts the conversation with fresh backends; `seed` changes nothing."""
