@@ -248,6 +248,13 @@ def test_a_token_budget_stops_the_run(configure: Callable[..., Config]) -> None:
     assert train(generous, resume=True)["steps"] == 2
 
 
+def test_a_run_that_a_token_budget_ends_is_evaluated_and_saved_where_it_ends(configure: Callable[..., Config]) -> None:
+    config = configure({"token_budget": 1, "save_every": 0, "evaluation": {"every": 5, "num_tasks": 2}})
+    train(config)
+    assert ["eval/success" in row for row in metrics(config)] == [True]
+    assert list_checkpoints(directory(config))[-1].name == "step-000001"
+
+
 def test_permuting_hands_the_same_rewards_to_other_leaves(configure: Callable[..., Config]) -> None:
     config = configure(DISTINCT_ACTIONS, {"steps": 1, "tasks_per_step": 6})
     permuting = config.updated({"name": "permuted", "advantage": {"permute": True}})

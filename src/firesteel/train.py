@@ -79,6 +79,11 @@ class Session:
     roll_backs: int = 0
     is_stopped: bool = False
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether the token budget is used up."""
+        return self.config.token_budget is not None and self.generated_tokens >= self.config.token_budget
+
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """(named tensor files, JSON): all that the next step depends on."""
         moments, scalars = split_state(self.learner.optimizer.state_dict())
@@ -141,8 +146,7 @@ def train(config: Config, *, resume: bool = False, listen: Listener = silent) ->
             session.restore(checkpoint.tensors, checkpoint.state)
         keep_ledger(session, run)
         for step in range(run.start_step, config.steps):
-            is_spent = config.token_budget is not None and session.generated_tokens >= config.token_budget
-            if is_spent or session.is_stopped:
+            if session.is_spent or session.is_stopped:
                 break
             timings: dict[str, float] = {}
             found: dict[str, float] = {}
@@ -156,14 +160,15 @@ def train(config: Config, *, resume: bool = False, listen: Listener = silent) ->
                     metrics = session.learner.update(batch, rate_factor=rate_factor(session, step), progress=progress)
                 session.policy.generator.load_weights(session.learner.weights(), version=session.learner.updates)
                 metrics |= rollout_metrics(trees, session.generated_tokens) | found
+                is_last = step + 1 == config.steps or session.is_spent
                 with timed(timings, "seconds/evaluation"):
-                    evaluated = evaluate_if_due(session, step + 1, metrics)
+                    evaluated = evaluate_if_due(session, step + 1, metrics, is_last=is_last)
                 watch(session, run, step + 1, metrics)
             if config.save_trees and session.grower is not None:
                 run.add_trees(step, trees)
             run.log(step, metrics, timings)
             listen("step", {"step": step + 1, "steps": config.steps, "metrics": metrics, "timings": timings})
-            if evaluated or step + 1 == config.steps or (config.save_every and (step + 1) % config.save_every == 0):
+            if evaluated or is_last or (config.save_every and (step + 1) % config.save_every == 0):
                 save(session, run, step + 1)
         return finish(session, run)
 
@@ -257,10 +262,10 @@ def start(session: Session, run: Run) -> None:
     save(session, run, 0)
 
 
-def evaluate_if_due(session: Session, updates: int, metrics: dict[str, Any]) -> bool:
-    """Plays the validation tasks every `evaluation.every` updates and at the end; keeps the best step in mind."""
-    settings, steps = session.config.evaluation, session.config.steps
-    if not settings.every or (updates % settings.every and updates != steps):
+def evaluate_if_due(session: Session, updates: int, metrics: dict[str, Any], *, is_last: bool) -> bool:
+    """Plays the validation tasks every `evaluation.every` updates and after the last; keeps the best step in mind."""
+    settings = session.config.evaluation
+    if not settings.every or (updates % settings.every and not is_last):
         return False
     result = play(session, settings.split, settings.num_tasks).summary()
     names = ("success", "low", "high", "score", "steps", "invalid", "repetition", "explore_ratio")
