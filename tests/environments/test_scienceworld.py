@@ -16,7 +16,7 @@ from firesteel.environments.base import observation_hash
 from firesteel.environments.scienceworld import ScienceWorld
 from firesteel.environments.scienceworld.catalogue import VARIATIONS, variations
 from firesteel.environments.scienceworld.java import find_java, find_simulator
-from firesteel.environments.scienceworld.simulator import end_simulators, open_world, process_ids
+from firesteel.environments.scienceworld.simulator import World, end_simulators, open_world, process_ids
 from firesteel.errors import EnvironmentFailed, ForkDiverged, MissingDependency, StepTimeout
 from firesteel.guard import guarded
 from firesteel.types import Observation, Task
@@ -321,16 +321,73 @@ def test_a_hanging_simulator_times_out_and_a_reset_starts_another():
         assert environment.reset(task("lifespan-longest-lived"), seed=0) == first
 
 
-def test_a_killed_simulator_fails_the_episode_and_a_reset_starts_another():
-    with contextlib.closing(ScienceWorld(java_heap_mb=SMALL_HEAP_MB)) as environment:
-        first = environment.reset(task("lifespan-longest-lived"), seed=0)
-        pid = environment._world._simulator.process.pid
+@pytest.mark.parametrize("admissible", [False, True])
+def test_after_java_was_killed_every_episode_goes_on_where_it_was(admissible):
+    actions = ["open door to kitchen", "go to kitchen", "look around", "inventory"]
+    with contextlib.ExitStack() as stack:
+        worlds = [
+            stack.enter_context(contextlib.closing(ScienceWorld(java_heap_mb=160, admissible=admissible)))
+            for _ in range(3)
+        ]
+        undisturbed, *others = worlds
+        for world in worlds:
+            world.reset(task("lifespan-longest-lived"), seed=0)
+        wanted = [undisturbed.step(action) for action in actions]
+        assert [world.step(actions[0]) for world in others] == wanted[:1] * 2
+        pid = others[0]._world._simulator.process.pid
         os.kill(pid, signal.SIGKILL)
-        with pytest.raises(EnvironmentFailed, match=f"\\(process {pid}\\) is dead since .*exit code -9") as caught:
+        with pytest.warns(RuntimeWarning, match="Java has died; another one plays its 1 actions again"):
+            assert others[0].step(actions[1]) == wanted[1]
+        # The other one meets a process that is known to be dead, and shares the new one; a fork works, too.
+        with pytest.warns(RuntimeWarning, match="Java has died"):
+            assert [others[1].step(action) for action in actions[1:]] == wanted[1:]
+        with contextlib.closing(others[0].fork()) as fork:
+            assert [fork.step(action) for action in actions[2:]] == wanted[2:]
+        assert others[0]._world._simulator.process.pid == others[1]._world._simulator.process.pid != pid
+
+
+def test_an_episode_that_is_not_the_same_after_java_was_killed_fails():
+    with contextlib.closing(ScienceWorld(java_heap_mb=SMALL_HEAP_MB)) as environment:
+        environment.reset(task("lifespan-longest-lived"), seed=0)
+        environment.step("inventory")
+        environment._texts[1] = "In your inventory, you see: a lie"
+        os.kill(environment._world._simulator.process.pid, signal.SIGKILL)
+        with pytest.warns(RuntimeWarning), pytest.raises(ForkDiverged, match="step 1 of 1"):
+            environment.step("look around")
+
+
+def test_java_that_dies_while_it_lists_actions_is_started_again(monkeypatch):
+    with contextlib.closing(ScienceWorld(java_heap_mb=SMALL_HEAP_MB, admissible=True)) as environment:
+        first = environment.reset(task("lifespan-longest-lived"), seed=0)
+        wanted = environment.step("inventory")
+        environment.reset(task("lifespan-longest-lived"), seed=0)
+        pids = [environment._world._simulator.process.pid]
+        listing = World.valid_actions
+
+        def deadly(world):
+            if pids:
+                os.kill(pids.pop(), signal.SIGKILL)
+            return listing(world)
+
+        monkeypatch.setattr(World, "valid_actions", deadly)
+        with pytest.warns(RuntimeWarning, match="plays its 1 actions again"):
+            assert environment.step("inventory") == wanted
+        assert wanted.observation.admissible and first.admissible
+
+
+def test_java_that_dies_again_and_again_fails_the_episode(monkeypatch):
+    with contextlib.closing(ScienceWorld(java_heap_mb=SMALL_HEAP_MB)) as environment:
+        environment.reset(task("lifespan-longest-lived"), seed=0)
+        step = World.step
+
+        def deadly(world, action):
+            if action == "inventory":
+                os.kill(world._simulator.process.pid, signal.SIGKILL)
+            return step(world, action)
+
+        monkeypatch.setattr(World, "step", deadly)
+        with pytest.warns(RuntimeWarning), pytest.raises(EnvironmentFailed, match="is dead since .*exit code -9"):
             environment.step("inventory")
-        assert not isinstance(caught.value, StepTimeout)
-        assert environment.reset(task("lifespan-longest-lived"), seed=0) == first
-        assert environment._world._simulator.process.pid != pid
 
 
 def test_a_call_that_was_interrupted_is_not_answered_to_the_next():
@@ -349,8 +406,9 @@ def test_a_call_that_was_interrupted_is_not_answered_to_the_next():
         finally:
             signal.signal(signal.SIGALRM, previous)
             os.kill(pid, signal.SIGCONT)
-        with pytest.raises(EnvironmentFailed, match="is dead since a call was interrupted"):
-            environment.step("look around")
+        with pytest.warns(RuntimeWarning, match="Java has died"):
+            assert "In your inventory" in environment.step("inventory").observation.text
+        assert environment._world._simulator.process.pid != pid
 
 
 def test_a_guard_around_a_hanging_simulator_ends_it():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeVar
 
 from firesteel.environments.base import Environment
 from firesteel.environments.fork import Forked, require_same
@@ -17,7 +18,7 @@ from firesteel.environments.scienceworld.catalogue import (
 from firesteel.environments.scienceworld.expert import explain
 from firesteel.environments.scienceworld.gold import gold_path
 from firesteel.environments.scienceworld.simulator import World, open_world
-from firesteel.errors import CannotFork, ConfigError, EnvironmentFailed, TaskError
+from firesteel.errors import CannotFork, ConfigError, EnvironmentFailed, StepTimeout, TaskError
 from firesteel.plugins import nearest
 from firesteel.types import ExpertStep, Observation, StepResult, Task
 
@@ -29,6 +30,8 @@ NOT_UNDERSTOOD = (
 )
 """How the simulator's answers begin when it played nothing. An answer to an ambiguous request that is not
 one of its numbers cancels the request with "Unknown action."."""
+
+Answer = TypeVar("Answer")
 
 _OPTIONS = ("task_types", "simplifications", "admissible", "java_heap_mb", "step_timeout_s")
 
@@ -81,6 +84,7 @@ class ScienceWorld(Environment):
         self._score = 0.0
         self._is_over = False
         self._gold: tuple[str, ...] | None = None
+        self._can_restore = True
 
     @classmethod
     def tasks(cls, split: str, *, count: int | None = None, seed: int = 0, **options: object) -> Sequence[Task]:
@@ -114,25 +118,58 @@ class ScienceWorld(Environment):
         self._world.load(name, variation, self._simplifications)
         self.goal = " ".join(self._world.task_description().split())
         # The simulator keeps the score of the last episode until something is played.
-        return self._observe(self._world, self._world.step("look around"))
+        return self._observe(self._world.step("look around"))
 
     def step(self, action: str) -> StepResult:
-        """Plays one action; one that the simulator does not understand has `valid` False in `info`."""
-        world = self._running()
-        text = world.step(action)
-        raw_score, is_complete = world.progress()
-        if raw_score < 0 and (crash := world.crash()):
+        """Plays one action; one that the simulator does not understand has `valid` False in `info`.
+
+        Where Java has died, whatever killed it, another one is started and the episode is played again in it, every
+        observation compared (`ForkDiverged` at the first difference); a call that takes too long fails the episode.
+        """
+        self._running()
+        text, raw_score, is_complete = self._surely(lambda world: (world.step(action), *world.progress()))
+        if raw_score < 0 and (crash := self._running().crash()):
             raise EnvironmentFailed(f"{self._name()}: the simulator failed inside ({crash}); reset the environment")
         score = max(0.0, round(raw_score, 2))
         reward, self._score = round(score - self._score, 2), score
         self._is_over = is_complete or raw_score < 0
         self._actions.append(action)
         return StepResult(
-            observation=self._observe(world, text),
+            observation=self._observe(text),
             reward=reward,
             terminated=self._is_over,
             info={"success": score == 1.0, "score": score, "valid": not text.startswith(NOT_UNDERSTOOD)},
         )
+
+    def _surely(self, call: Callable[[World], Answer]) -> Answer:
+        """What a call to the world gives; where Java dies or has died, what it gives in the episode played again."""
+        world = self._world
+        assert world is not None
+        try:
+            return call(world)
+        except StepTimeout:
+            self._can_restore = False
+            raise
+        except EnvironmentFailed:
+            if world.is_alive or not self._can_restore:
+                raise
+        return call(self._restored())
+
+    def _restored(self) -> World:
+        """The episode so far in a new world, after its Java process has died."""
+        assert self._task is not None
+        name, variation = _parse(self._task)
+        warnings.warn(
+            f"{self._name()}: Java has died; another one plays its {len(self._actions)} actions again",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+        world = open_world(self._java_heap_mb, self._step_timeout_s)
+        world.load(name, variation, self._simplifications)
+        for number, action in enumerate(["look around", *self._actions]):
+            self._compare(number, Observation(self._texts[number]), Observation(world.step(action)))
+        self._world = world
+        return world
 
     def fork(self) -> ScienceWorld:
         """A second world in which the same actions are played again; what it shows must be what was seen here.
@@ -205,9 +242,10 @@ class ScienceWorld(Environment):
         self._world = self._task = None
         self._forget_episode()
 
-    def _observe(self, world: World, text: str) -> Observation:
+    def _observe(self, text: str) -> Observation:
         self._texts.append(text)
-        self._seen = Observation(text, tuple(world.valid_actions()) if self._admissible else None)
+        listed = tuple(self._surely(World.valid_actions)) if self._admissible else None
+        self._seen = Observation(text, listed)
         return self._seen
 
     def _name(self) -> str:
