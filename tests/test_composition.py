@@ -90,7 +90,7 @@ def test_it_runs_until_each_of_the_three_has_acted(tmp_path: Path) -> None:
     options = {"curriculum": {"options": {"rollouts": 1, "max_fewshot_attempts": 1, "bold": True}}}
     config = load_recipe("composition").config().updated({"runs_dir": str(tmp_path)}, options)
     small: dict[str, Any] = {
-        "steps": 6, "tasks_per_step": 4,
+        "steps": 30, "tasks_per_step": 4,
         "model": {"path": cold_model(tmp_path, config), "lora": None, "dtype": "float32"},
         "environment": {"name": f"{__name__}:Brief", "num_tasks": NUM_TASKS},
         "rollout": {"num_leaves": 3, "num_roots": 2, "max_turns": 3, "max_response_tokens": 96},
