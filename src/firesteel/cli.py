@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import traceback
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ from rich.table import Table
 from firesteel.cli_games import games_app
 from firesteel.cli_trajectories import judge_app, trajectories
 from firesteel.config import Config, parse_overrides
-from firesteel.errors import ConfigError, FiresteelError, StoreError
+from firesteel.errors import ConfigError, EnvironmentFailed, FiresteelError, StoreError
 
 app = typer.Typer(
     help="Train tool-using language agents by reinforcement learning that explores on purpose.\n\n"
@@ -205,7 +206,16 @@ def check(
 
     cls, options = environment_class(environment), parse_overrides(settings or [])
     tasks = list(cls.tasks(split, count=episodes, **options))
-    report = check_environment(partial(cls, **options), tasks, episodes=episodes, steps=steps, actions=action or ())
+    try:
+        report = check_environment(partial(cls, **options), tasks, episodes=episodes, steps=steps, actions=action or ())
+    except FiresteelError:
+        raise
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise EnvironmentFailed(
+            f"environment '{environment}' raised {type(error).__name__}: {error} "
+            f"({frame.filename}, line {frame.lineno}, in {frame.name}); mend it there and check again"
+        ) from error
     Console(stderr=as_json).print(str(report), markup=False, highlight=False, soft_wrap=True)
     if as_json:
         print(json.dumps(report.to_dict()))

@@ -346,8 +346,18 @@ def test_after_java_was_killed_every_episode_goes_on_where_it_was(admissible):
         assert others[0]._world._simulator.process.pid == others[1]._world._simulator.process.pid != pid
 
 
+def test_a_fork_right_after_java_was_killed_is_made_in_another():
+    with contextlib.closing(ScienceWorld()) as parent:
+        parent.reset(task("lifespan-longest-lived"), seed=0)
+        seen = parent.step("inventory")
+        for _ in range(3):
+            os.kill(process_ids()[-1], signal.SIGKILL)
+            with contextlib.closing(parent.fork()) as fork:
+                assert fork._texts[-1] == seen.observation.text
+
+
 def test_an_episode_that_is_not_the_same_after_java_was_killed_fails():
-    with contextlib.closing(ScienceWorld(java_heap_mb=SMALL_HEAP_MB)) as environment:
+    with contextlib.closing(ScienceWorld(java_heap_mb=160)) as environment:
         environment.reset(task("lifespan-longest-lived"), seed=0)
         environment.step("inventory")
         environment._texts[1] = "In your inventory, you see: a lie"
@@ -357,7 +367,7 @@ def test_an_episode_that_is_not_the_same_after_java_was_killed_fails():
 
 
 def test_java_that_dies_while_it_lists_actions_is_started_again(monkeypatch):
-    with contextlib.closing(ScienceWorld(java_heap_mb=SMALL_HEAP_MB, admissible=True)) as environment:
+    with contextlib.closing(ScienceWorld(java_heap_mb=160, admissible=True)) as environment:
         first = environment.reset(task("lifespan-longest-lived"), seed=0)
         wanted = environment.step("inventory")
         environment.reset(task("lifespan-longest-lived"), seed=0)
@@ -376,7 +386,7 @@ def test_java_that_dies_while_it_lists_actions_is_started_again(monkeypatch):
 
 
 def test_java_that_dies_again_and_again_fails_the_episode(monkeypatch):
-    with contextlib.closing(ScienceWorld(java_heap_mb=SMALL_HEAP_MB)) as environment:
+    with contextlib.closing(ScienceWorld(java_heap_mb=160)) as environment:
         environment.reset(task("lifespan-longest-lived"), seed=0)
         step = World.step
 

@@ -109,16 +109,29 @@ class ScienceWorld(Environment):
 
     def reset(self, task: Task, *, seed: int) -> Observation:
         """Loads the task's variation and looks around; a Java process that has died is started again."""
-        name, variation = _parse(task)
+        name, _ = _parse(task)
         check_solvable(name, self._simplifications)
         self._forget_episode()
         self._task = task
+        try:
+            text = self._begin()
+        except StepTimeout:
+            raise
+        except EnvironmentFailed:
+            # Java may have died just now, of something else; a second one that dies says why.
+            text = self._begin()
+        return self._observe(text)
+
+    def _begin(self) -> str:
+        """Loads the task into this environment's world, or a new one where Java has died, and looks around."""
+        assert self._task is not None
+        name, variation = _parse(self._task)
         if self._world is None or not self._world.is_alive:
             self._world = open_world(self._java_heap_mb, self._step_timeout_s)
         self._world.load(name, variation, self._simplifications)
         self.goal = " ".join(self._world.task_description().split())
         # The simulator keeps the score of the last episode until something is played.
-        return self._observe(self._world.step("look around"))
+        return self._world.step("look around")
 
     def step(self, action: str) -> StepResult:
         """Plays one action; one that the simulator does not understand has `valid` False in `info`.
@@ -157,18 +170,16 @@ class ScienceWorld(Environment):
 
     def _restored(self) -> World:
         """The episode so far in a new world, after its Java process has died."""
-        assert self._task is not None
-        name, variation = _parse(self._task)
         warnings.warn(
             f"{self._name()}: Java has died; another one plays its {len(self._actions)} actions again",
             RuntimeWarning,
             stacklevel=4,
         )
-        world = open_world(self._java_heap_mb, self._step_timeout_s)
-        world.load(name, variation, self._simplifications)
-        for number, action in enumerate(["look around", *self._actions]):
+        self._compare(0, Observation(self._texts[0]), Observation(self._begin()))
+        world = self._world
+        assert world is not None
+        for number, action in enumerate(self._actions, start=1):
             self._compare(number, Observation(self._texts[number]), Observation(world.step(action)))
-        self._world = world
         return world
 
     def fork(self) -> ScienceWorld:

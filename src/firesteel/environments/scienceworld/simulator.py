@@ -216,7 +216,10 @@ def open_world(heap_mb: int, timeout_s: float) -> World:
     The first call starts a Java process; so does a call that finds all of them dead or full.
     """
     with _simulators_lock:
-        simulators = [one for one in _simulators.get(heap_mb, []) if one.process.is_alive]
+        known = _simulators.get(heap_mb, [])
+        for dead in (one for one in known if not one.process.is_alive):
+            dead.process.kill()  # it died by itself: close what this side holds
+        simulators = [one for one in known if one.process.is_alive]
         simulator = next((one for one in simulators if one.has_room), None)
         if simulator is None:
             simulator = Simulator(heap_mb)
