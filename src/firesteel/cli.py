@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import traceback
 from functools import partial
@@ -329,7 +330,12 @@ def finite(value: Any) -> Any:
 
 
 def main() -> None:
-    """Runs the command line; errors of the library are printed as one line, and the exit code is 1."""
+    """Runs the command line; errors of the library are printed as one line, and the exit code is 1.
+
+    `package.module:Class` is also looked for in the current directory, as `python -m` does.
+    """
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         app()
     except FiresteelError as error:
