@@ -88,8 +88,8 @@ def test_memory_bomb(sandbox: Sandbox) -> None:
 
 def test_memory_bomb_of_several_processes(sandbox: Sandbox) -> None:
     code = (
-        "import os\nfor _ in range(2):\n    try: os.fork()\n    except OSError: pass\n"
-        "x = []\ntry:\n    while True: x.append(bytearray(10**7))\nexcept MemoryError: print('full', flush=True)"
+        "import os\nfor _ in range(3):\n    try: os.fork()\n    except OSError: pass\n"
+        "x = []\ntry:\n    while True: x.append(bytearray(10**6))\nexcept MemoryError: print('full', flush=True)"
     )
     assert "full" in sandbox.run(code).output
 

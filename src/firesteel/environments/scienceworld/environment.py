@@ -118,6 +118,8 @@ class ScienceWorld(Environment):
         except StepTimeout:
             raise
         except EnvironmentFailed:
+            if self._world is not None and self._world.is_alive:
+                raise
             # Java may have died just now, of something else; a second one that dies says why.
             text = self._begin()
         return self._observe(text)
