@@ -45,7 +45,7 @@ def config():
             "advantage": {"weighting": "path", "baseline": "group_mean"},
             "loss": {"aggregation": "sequence_mean"},
             "learner": {
-                "lr": 3e-4, "schedule": "linear", "warmup_steps": 1, "minibatches": 4, "micro_batch_tokens": 8192,
+                "lr": 2e-3, "schedule": "linear", "warmup_steps": 2, "minibatches": 8, "micro_batch_tokens": 8192,
             },
             "evaluation": {
                 "every": 5, "num_tasks": 48, "temperature": 1.0, "test_split": "test", "test_tasks": 150,
@@ -110,7 +110,10 @@ def expert_stage(config, expert):
 
 
 def adapted(config, directory):
-    """Where RL starts: the trained model, or with LoRA the base and the trained adapter."""
+    """Where RL starts: the trained model under new adapters, or with LoRA the base and the trained adapter.
+
+    Adapters, although the model is small: in so few episodes the noise of full updates costs most of what they gain.
+    """
     if config.model.lora is None:
-        return {"path": directory}
+        return {"path": directory, "lora": {"rank": 8}}
     return {"lora": config.model.lora.model_dump() | {"adapter": directory}}

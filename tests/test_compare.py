@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from firesteel.compare import compare, curve, markdown_table, plot_curves
+from firesteel.compare import compare, curve, markdown_table, plot_curves, point_before
 from firesteel.config import Config
 from firesteel.recipes import RecipeSession
 
@@ -37,8 +37,17 @@ def test_curves_come_from_evaluated_steps_only(tmp_path):
         {"step": 0, "rollout/total_generated_tokens": 10.0},
         {"step": 1, "rollout/total_generated_tokens": 20.0, "eval/success": 0.25},
     ]
+    lines.append({"step": 2, "rollout/total_generated_tokens": 30.0, "eval/success": None})
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert curve(path) == [[20.0, 0.25]]
+
+
+def test_a_curve_starts_with_what_the_same_split_showed_before_training():
+    row, other = {"split": "validation", "success": 0.25}, {"split": "l0", "success": 0.5}
+    assert point_before({"validation_before": row, "before": other}, "validation") == [[0.0, 0.25]]
+    assert point_before({"before": row}, "validation") == [[0.0, 0.25]]
+    assert point_before({"before": other}, "validation") == []
+    assert point_before({"validation_before": row | {"success": None}, "before": other}, "validation") == []
 
 
 def test_the_plot_is_a_drawing_with_every_arm(tmp_path):
@@ -57,7 +66,7 @@ def test_arms_and_seeds_become_runs(tmp_path, monkeypatch):
         (folder / "metrics.jsonl").write_text(
             json.dumps({"step": 0, "rollout/total_generated_tokens": 5.0, "eval/success": 0.5}) + "\n"
         )
-        return _run(0.2, 0.4)
+        return _run(0.2, 0.4) | {"validation_before": {"split": "validation", "success": 0.25}}
 
     monkeypatch.setattr(RecipeSession, "train", record)
     config = Config.build({"name": "x", "runs_dir": str(tmp_path)})
@@ -68,4 +77,5 @@ def test_arms_and_seeds_become_runs(tmp_path, monkeypatch):
         ("x/chain-seed4", 4, "chain"), ("x/explore-seed4", 4, "explore_tag"),
     ]  # fmt: skip
     assert (tmp_path / "x" / "table.md").read_text() == result["text"]
-    assert len(json.loads((tmp_path / "x" / "results.json").read_text())["chain"]) == 2
+    stored = json.loads((tmp_path / "x" / "results.json").read_text())["chain"]
+    assert [run["curve"] for run in stored] == [[[0.0, 0.25], [5.0, 0.5]]] * 2

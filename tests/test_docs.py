@@ -54,6 +54,12 @@ def test_the_environment_of_the_documentation_passes_the_public_check(lock_page:
     check_environment(lock_page["Lock"])
 
 
+def test_every_documented_check_shows_its_report() -> None:
+    blocks = [block for page in PAGES for block in code_blocks(page, "python")]
+    calls = [line for block in blocks for line in block.splitlines() if "check_environment(" in line]
+    assert len(calls) >= 2 and all(line.startswith("print(check_environment(") for line in calls)
+
+
 def test_there_are_train_commands_to_check() -> None:
     assert len(train_commands()) >= 3
 

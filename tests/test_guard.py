@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from typing import Any
 
@@ -18,7 +19,7 @@ from firesteel.errors import (
     StepTimeout,
     TaskError,
 )
-from firesteel.guard import SETUP_MISTAKES, guarded
+from firesteel.guard import SETUP_MISTAKES, checked, guarded
 
 
 def test_what_goes_well_goes_through() -> None:
@@ -49,10 +50,20 @@ def test_mistakes_in_the_setup_pass(cls: type[FiresteelError]) -> None:
         raise cls("a mistake")
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)])
-def test_interrupts_pass(error: BaseException) -> None:
-    with pytest.raises(type(error)), guarded("step", 5.0):
-        raise error
+def test_an_interrupt_passes() -> None:
+    with pytest.raises(KeyboardInterrupt), guarded("step", 5.0):
+        raise KeyboardInterrupt
+
+
+def test_an_environment_that_calls_exit_has_failed() -> None:
+    with pytest.raises(EnvironmentFailed, match="^step: SystemExit: 0$"), guarded("step", 5.0):
+        sys.exit(0)
+
+
+def test_a_result_of_another_kind_is_an_error() -> None:
+    assert checked(int, 3, "step") == 3
+    with pytest.raises(TypeError, match="step returned 'three', wanted int"):
+        checked(int, "three", "step")
 
 
 def state() -> tuple[Any, float]:

@@ -12,15 +12,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Config
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast, T5Config
 
 from firesteel.errors import ModelError
 from firesteel.models import (
     SPECIAL_TOKENS,
     build_tiny_model,
     check_vocabulary,
+    is_path,
     load_model,
     load_model_and_tokenizer,
+    load_model_config,
     load_tokenizer,
     seeded,
     train_tokenizer,
@@ -241,6 +243,41 @@ def test_an_unknown_hub_name_without_network(load: object, tmp_path: Path, monke
     assert callable(load)
     with pytest.raises(ModelError, match=r"some-modell': there is no such directory .did you mean 'some-model'"):
         load("some-modell")
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_the_hub_is_asked_once_and_without_an_answer_only_its_cache_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    asked: list[tuple[str, Any]] = []
+    told: list[dict[str, Any]] = []
+
+    class Session:
+        def head(self, url: str, timeout: float) -> None:
+            asked.append((url, timeout))
+            if not is_there:
+                raise RuntimeError("name or service not known")
+
+    def from_pretrained(source: str, **options: Any) -> None:
+        told.append(options)
+        raise OSError("not in the cache")
+
+    monkeypatch.setattr("firesteel.models.get_session", Session)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_ETAG_TIMEOUT", 3)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "https://mirror.example")
+    monkeypatch.setattr(AutoConfig, "from_pretrained", from_pretrained)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="needs network, or a copy in the local Hub cache"):
+        load_model_config("some/model")
+    assert asked == [("https://mirror.example", 3)]
+    assert told == [{"trust_remote_code": False} | ({} if is_there else {"local_files_only": True})]
+
+
+def test_what_is_a_path_and_what_a_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert all(map(is_path, ("./a", "/a", "~/a", "a/b/c", "folder", "folder/a")))
+    assert not any(map(is_path, ("gpt2", "Qwen/Qwen3-0.6B")))
 
 
 def test_an_encoder_decoder_is_refused(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from trees import uneven_tree
 import firesteel
 from firesteel.errors import CheckpointError, ConfigError, StoreError
 from firesteel.files import read_jsonl
-from firesteel.run import Run, config_hash, environment_record, is_run
+from firesteel.run import Run, config_hash, environment_record, is_run, runs_in
 
 CONFIG: dict[str, Any] = {"seed": 3, "steps": 10, "rollout": {"leaves": 8, "tag": None}, "learning_rate": 1e-5}
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,7 +75,7 @@ def test_the_environment_record_names_versions() -> None:
 
 def test_earned_results_are_never_overwritten(tmp_path: Path) -> None:
     start(tmp_path / "a").close()
-    with pytest.raises(StoreError, match=r"already holds a run; continue it with --resume .*/a, or give the new one"):
+    with pytest.raises(StoreError, match=r"already holds a run; continue it with --resume .*/a, .*name=OTHER"):
         start(tmp_path / "a")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "notes.txt").touch()
@@ -389,3 +389,12 @@ def test_sigkill_at_random_instants_changes_nothing(tmp_path: Path) -> None:
     outcome = json.loads(result.stdout)
     assert outcome["differing"] == []
     assert outcome["kills"] >= MIN_KILLS
+
+
+def test_the_runs_of_a_directory_and_of_its_folders_are_found(tmp_path: Path) -> None:
+    for name in ("b", "arms/one-seed0", "a", "too/deep/down"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.yaml").touch()
+    (tmp_path / "other").mkdir()
+    assert runs_in(tmp_path) == ["a", "arms/one-seed0", "b"]
+    assert runs_in(tmp_path / "nowhere") == []

@@ -238,6 +238,7 @@ def test_the_best_step_on_validation_is_what_the_run_ends_with(configure: Callab
     # validation and test are the same tasks here, so the report must repeat the best mark
     assert (summary["after"]["success"], summary["after"]["score"]) == marks[best]
     assert (summary["before"]["success"], summary["before"]["score"]) == marks[0]
+    assert summary["validation_before"] == summary["before"]
 
 
 def test_a_token_budget_stops_the_run(configure: Callable[..., Config]) -> None:

@@ -130,7 +130,7 @@ def grower(
     generator: Any, make_environment: Callable[[], Environment], *, mode: str = "full", **settings: Any
 ) -> Grower:
     """A grower of small trees (N = 4, M = 2, B = 2, K = 3 unless set) without a model."""
-    limits = {name: settings.pop(name) for name in ("max_context", "step_timeout_s") if name in settings}
+    limits = {name: settings.pop(name) for name in ("max_context", "step_timeout_s", "processes") if name in settings}
     defaults: dict[str, Any] = {"num_leaves": 4, "num_roots": 2, "width": 2, "max_turns": 3, "max_response_tokens": 60}
     config = RolloutConfig(**defaults | settings)
     criterion = make_criterion(config.criterion, config.width, config.criterion_options)

@@ -7,6 +7,8 @@ command -v chromium >/dev/null || command -v chromium-browser >/dev/null || comm
   || missing+=(chromium)
 
 command -v bwrap >/dev/null || missing+=(bubblewrap)
+command -v cmake >/dev/null || missing+=(cmake) # compiles ALFWorld's planner, as do these two
+{ command -v g++ && command -v make; } >/dev/null || missing+=(build-essential)
 [ -d /usr/share/wordnet ] || missing+=(wordnet-base)
 
 [ "${#missing[@]}" -gt 0 ] || exit 0
@@ -17,5 +19,5 @@ if command -v apt-get >/dev/null && "${as_root[@]}" true 2>/dev/null; then
   "${as_root[@]}" apt-get update -qq
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 else
-  echo "not installed: ${missing[*]}; the tests that need it are skipped. Install it with your package manager."
+  echo "not installed: ${missing[*]}; the tests that need them are skipped. Install them with your package manager."
 fi

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, overload
 from firesteel.environments.base import Environment
 from firesteel.errors import AnswerInvalid, ConfigError, EnvironmentFailed, StoreError
 from firesteel.files import exact_json, write_atomic
+from firesteel.guard import guarded
 from firesteel.metrics import SPARK_T9, tag_rate_by_interval
 from firesteel.prompts import REASONING_TAGS, TAGS
 from firesteel.types import ExpertStep, Observation, Task
@@ -173,13 +174,17 @@ def play_all(
     options: Mapping[str, Any] | None,
     play: Callable[[Environment, Task], ExpertEpisode | Rejection],
 ) -> EpisodeSet:
-    """Plays all tasks in one environment, which is replaced when it fails; the failed episode is recorded."""
+    """Plays all tasks in one environment, which is replaced when it fails; the failed episode is recorded.
+
+    A mistake in the setup, and a constructor that fails, end it.
+    """
     outcomes: list[ExpertEpisode | Rejection] = []
     environment = environment_class(**(options or {}))
     try:
         for task in tasks:
             try:
-                outcomes.append(play(environment, task))
+                with guarded(f"task '{task.id}'", timeout_s=0):
+                    outcomes.append(play(environment, task))
             except EnvironmentFailed as error:
                 outcomes.append(Rejection(task.id, f"the environment failed: {error}"))
                 environment.close()

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-import traceback
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +20,7 @@ from firesteel.cli_games import games_app
 from firesteel.cli_trajectories import judge_app, trajectories
 from firesteel.config import Config, parse_overrides
 from firesteel.errors import ConfigError, EnvironmentFailed, FiresteelError, StoreError
+from firesteel.plugins import nearest
 
 app = typer.Typer(
     help="Train tool-using language agents by reinforcement learning that explores on purpose.\n\n"
@@ -38,6 +39,7 @@ Settings = Annotated[list[str] | None, typer.Argument(help=SETTINGS)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object last, on standard output.")]
 
 
+CHECK_TIMEOUT = "Longest time in seconds for one call of its code; 0: no limit, and no process of its own (to debug)."
 RECIPE = "A recipe's name (see `firesteel recipes`), a .py recipe or a .yaml config; none with --resume."
 
 
@@ -97,7 +99,9 @@ def evaluate(
     from firesteel.train import set_up_torch
 
     prepare(out)
-    config = evaluation_config(model, parse_overrides(settings or []))
+    overrides = parse_overrides(settings or [])
+    refuse_test_settings(overrides)
+    config = evaluation_config(model, overrides)
     set_up_torch(config)
     policy = load_policy(config)
     results: dict[str, Any] = {}
@@ -141,11 +145,17 @@ def rollout(
     score_trees(trees, config.reward)
     for tree in trees:
         Console(stderr=as_json).print(draw_tree(tree))
+    leaves = [leaf for tree in trees for leaf in tree.leaves]
+    for (status, reason), count in Counter((leaf.status, leaf.failure) for leaf in leaves if leaf.failure).items():
+        text = f"{status}, {count} of {len(leaves)} episodes: {reason}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
     result: dict[str, Any] = rollout_metrics(trees, sum(tree.generated_tokens() for tree in trees))
     if out is not None:
         write_atomic(out, "".join(json.dumps(tree.to_dict()) + "\n" for tree in trees).encode())
         result["written"] = str(out)
     finish(result, as_json)
+    if all(leaf.status == "failed" for leaf in leaves):
+        raise EnvironmentFailed(f"every episode failed; `firesteel check {config.environment.name}` may say where")
 
 
 @app.command()
@@ -199,24 +209,16 @@ def check(
     steps: Annotated[int, typer.Option(help="Steps an episode.")] = 10,
     split: Annotated[str, typer.Option(help="Split that the tasks come from.")] = "train",
     action: Annotated[list[str] | None, typer.Option(help="What to draw from where actions are not listed.")] = None,
+    timeout_s: Annotated[float, typer.Option(min=0.0, help=CHECK_TIMEOUT)] = 60.0,
     as_json: Json = False,
 ) -> None:
     """Check an environment: reset, step and fork determinism, the fork's rung and its cost."""
-    from firesteel.environments import environment_class
-    from firesteel.environments.check import check_environment
+    from firesteel.environments.check import check_named
+    from firesteel.environments.check_process import check_in_process
 
-    cls, options = environment_class(environment), parse_overrides(settings or [])
-    tasks = list(cls.tasks(split, count=episodes, **options))
-    try:
-        report = check_environment(partial(cls, **options), tasks, episodes=episodes, steps=steps, actions=action or ())
-    except FiresteelError:
-        raise
-    except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        raise EnvironmentFailed(
-            f"environment '{environment}' raised {type(error).__name__}: {error} "
-            f"({frame.filename}, line {frame.lineno}, in {frame.name}); mend it there and check again"
-        ) from error
+    checked = partial(check_in_process, timeout_s=timeout_s) if timeout_s else check_named
+    options = parse_overrides(settings or [])
+    report = checked(environment, options, split=split, episodes=episodes, steps=steps, actions=action or ())
     Console(stderr=as_json).print(str(report), markup=False, highlight=False, soft_wrap=True)
     if as_json:
         print(json.dumps(report.to_dict()))
@@ -267,9 +269,20 @@ def planned(config: Config) -> dict[str, Any]:
     return {"settings": settings, **costs, "text": f"{yaml.safe_dump(settings, sort_keys=False)}\n{costs['text']}"}
 
 
+def refuse_test_settings(overrides: dict[str, Any]) -> None:
+    """Settings of the reports of a training, which `evaluate` would pass over."""
+    instead = {"test_tasks": "evaluation.num_tasks=N", "test_split": "--split NAME", "split": "--split NAME"}
+    given = overrides.get("evaluation")
+    for key, other in instead.items():
+        if isinstance(given, dict) and key in given:
+            raise ConfigError(f"`evaluate` does not read evaluation.{key}; give {other}")
+
+
 def evaluation_config(model: str, overrides: dict[str, Any]) -> Config:
-    """The configuration of a run with its trained model, or the defaults around any other model."""
-    directory = Path(model)
+    """The configuration of a run with its trained model, or what another model carries over the defaults."""
+    from firesteel.model_settings import model_of, with_model_settings
+
+    directory = model_directory(model, str(overrides.get("runs_dir", Config().runs_dir)))
     if (directory / "config.yaml").exists():
         stored = Config.load(directory / "config.yaml")
         trained = directory / "model"
@@ -280,7 +293,33 @@ def evaluation_config(model: str, overrides: dict[str, Any]) -> Config:
         else:
             layer = {"model": {"path": str(trained), "tiny": None}}
         return stored.updated(layer, overrides)
-    return Config().updated({"model": {"path": model}}, overrides)
+    config, taken = with_model_settings(model_of(directory), overrides)
+    if taken:
+        console.print(taken, markup=False, highlight=False, soft_wrap=True)
+    return config
+
+
+def model_directory(model: str, runs_dir: str) -> Path:
+    """Where a run or a model lies, or its Hub name as it is; `recipes/...` may lie among the installed recipes.
+
+    Raises:
+        StoreError: it can only be a directory, and there is none.
+    """
+    from firesteel.models import is_path
+    from firesteel.recipes import recipes_directory
+    from firesteel.run import runs_in
+
+    directory = Path(model).expanduser()
+    if directory.parts[:1] == ("recipes",) and not directory.is_dir():
+        installed = recipes_directory().joinpath(*directory.parts[1:])
+        directory = installed if installed.is_dir() else directory
+    if directory.is_dir() or not (is_path(model) or directory.is_relative_to(runs_dir)):
+        return directory
+    parent = directory.parent if directory.parent.is_dir() else Path(runs_dir)
+    known = runs_in(parent)
+    hint = nearest(directory.name, [*known, *(each.name for each in sorted(parent.glob("*/")))])
+    runs = f"the runs {', '.join(known[:12])}" if known else "no run"
+    raise StoreError(f"'{model}': there is no such directory{hint}; '{parent}' has {runs}")
 
 
 def figures_of(config: Any, records: list[Any]) -> dict[str, Any]:

@@ -33,8 +33,11 @@ def compare(
         for arm, settings in arms.items():
             session.listen("note", {"text": f"== {config.name}: arm {arm}, seed {seed}"})
             name = f"{config.name}/{arm}-seed{seed}"
-            summary = session.train(config.updated(settings, {"name": name, "seed": seed}))
-            results[arm].append(summary | {"curve": curve(folder.parent / name / "metrics.jsonl")})
+            arm_config = config.updated(settings, {"name": name, "seed": seed})
+            summary = session.train(arm_config)
+            points = curve(folder.parent / name / "metrics.jsonl")
+            start = point_before(summary, arm_config.evaluation.split) if points else []
+            results[arm].append(summary | {"curve": start + points})
         written = write_comparison(folder, results, reference)
     return written
 
@@ -56,13 +59,22 @@ def write_comparison(
 
 
 def curve(path: Path) -> list[list[float]]:
-    """(generated tokens, validation success) of every evaluation of a run; none for a run without a step."""
+    """(generated tokens, validation success) of every evaluation during a run; none for a run without a step."""
     points = []
     for line in path.read_text().splitlines() if path.exists() else ():
         record = json.loads(line)
-        if "eval/success" in record:
+        if record.get("eval/success") is not None:
             points.append([record["rollout/total_generated_tokens"], record["eval/success"]])
     return points
+
+
+def point_before(summary: Mapping[str, Any], split: str) -> list[list[float]]:
+    """The curve's point at 0 tokens: what was played before training on the same split, if anything was."""
+    for key in ("validation_before", "before"):
+        row = summary.get(key)
+        if row and row.get("split") == split and row["success"] is not None:
+            return [[0.0, row["success"]]]
+    return []
 
 
 def markdown_table(results: Mapping[str, Sequence[Mapping[str, Any]]], reference: str | None = None) -> str:

@@ -160,6 +160,9 @@ class RolloutConfig(Section):
     """Trees do not wait for each other's turns: while the environments of some step, others decode. Pays where they
     work in other processes (`environment.pool.workers`). Results are repeatable, but not those of common turns to the
     last bit: other batches round differently, and `random_tag` counts its rate in another order."""
+    processes: int = Field(default=1, ge=1)
+    """In how many processes the trees of a step are grown, one core each; evaluations, too. On Linux without an
+    accelerator; elsewhere it is one. The results depend on it to the last bit: other batches round differently."""
     fill_with_roots: bool = False
     """Top up a task that used less than N leaves with further roots (ARPO does, SPARK does not)."""
     pad_groups: bool = False

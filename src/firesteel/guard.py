@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
 
 from firesteel.errors import (
     CannotFork,
@@ -20,10 +21,21 @@ from firesteel.errors import (
 SETUP_MISTAKES = (CannotFork, ConfigError, TaskError, MissingDependency)
 
 
+Kind = TypeVar("Kind")
+
+
+def checked(kind: type[Kind], value: object, call: str) -> Kind:
+    """The value that a call returned; raises `TypeError` where it is of another kind."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{call} returned {value!r:.100}, wanted {kind.__name__}")
+    return value
+
+
 @contextmanager
 def guarded(what: str, timeout_s: float) -> Iterator[None]:
     """Runs environment code: exceptions become `EnvironmentFailed`, too long a time `StepTimeout`, both naming `what`.
 
+    `SystemExit` counts as one, or `sys.exit` in an environment would end the run as if it were done; Ctrl-C does not.
     `SETUP_MISTAKES` pass, since another episode would only repeat them. The time-out interrupts Python code in the
     main thread (by an interval timer); native code that never returns to Python needs a process of its own to be
     stopped.
@@ -41,7 +53,7 @@ def guarded(what: str, timeout_s: float) -> Iterator[None]:
         yield
     except (EnvironmentFailed, *SETUP_MISTAKES):
         raise
-    except Exception as error:  # boundary: an environment may raise anything; the episode is recorded as failed
+    except (Exception, SystemExit) as error:  # boundary: an environment may raise anything, and may call sys.exit
         raise EnvironmentFailed(f"{what}: {type(error).__name__}: {error}") from error
     finally:
         if armed:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants
+from huggingface_hub.utils import get_session
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
@@ -85,8 +87,9 @@ def load_model(
     config = _load_config(source, trust_remote_code)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code, output_loading_info=True
-        )
+            source, config=config, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code, output_loading_info=True,
+            **_hub_options(source),
+        )  # fmt: skip
     except ValueError as error:
         raise ModelError(f"model '{source}' ({config.model_type}) cannot be used for generation: {error}") from error
     except OSError as error:
@@ -114,7 +117,7 @@ def load_tokenizer(path_or_name: str | Path, *, trust_remote_code: bool = False)
     if Path(source).is_dir() and not any((Path(source) / file).exists() for file in files):
         raise ModelError(f"directory '{source}' holds no tokenizer (none of {', '.join(files)}); save one there")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **_hub_options(source))
     except (OSError, ValueError) as error:
         raise ModelError(_unloadable("tokenizer", source, error)) from error
     if tokenizer.eos_token_id is None:
@@ -169,7 +172,7 @@ def _load_config(source: str, trust_remote_code: bool) -> PretrainedConfig:
     if directory.is_dir() and not (directory / "config.json").exists():
         raise ModelError(f"directory '{source}' has no config.json; point at a directory written by save_pretrained")
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **_hub_options(source))
     except (OSError, ValueError) as error:
         raise ModelError(_unloadable("model", source, error)) from error
     if config.is_encoder_decoder:
@@ -186,10 +189,31 @@ def _resolve(path_or_name: str | Path, *, kind: str) -> str:
     path = Path(text).expanduser()
     if path.is_dir():
         return str(path)
-    can_only_be_path = isinstance(path_or_name, Path) or text.startswith((".", "~", "/")) or text.count("/") > 1
-    if can_only_be_path or path.exists():
+    if isinstance(path_or_name, Path) or is_path(text):
         raise ModelError(_not_found(kind, text))
     return text
+
+
+def is_path(text: str) -> bool:
+    """Whether text means a local path rather than a Hub name: by its form, or because it or its first folder exists."""
+    path = Path(text).expanduser()
+    formed = text.startswith((".", "~", "/")) or text.count("/") > 1
+    return formed or path.exists() or (len(path.parts) > 1 and Path(path.parts[0]).is_dir())
+
+
+def _hub_options(source: str) -> dict[str, Any]:
+    """What transformers is told about a Hub name: without network only the local cache counts."""
+    return {} if Path(source).is_dir() or _hub_answers() else {"local_files_only": True}
+
+
+def _hub_answers() -> bool:
+    """One request to the Hub, with the user's own settings (HF_ENDPOINT, HF_HUB_OFFLINE, HF_HUB_ETAG_TIMEOUT)."""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    # A boundary: the user chooses the client, which has errors of its own.
+    except Exception:
+        return False
+    return True
 
 
 def _unloadable(kind: str, source: str, error: Exception) -> str:

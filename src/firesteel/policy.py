@@ -12,6 +12,7 @@ from firesteel.branching import BranchCriterion, make_criterion
 from firesteel.config import Config, ModelConfig, RolloutConfig
 from firesteel.context import ContextBuilder
 from firesteel.environments import environment_class
+from firesteel.environments.blame import blamed
 from firesteel.environments.pool import environment_maker
 from firesteel.errors import CannotFork, ConfigError, TaskError
 from firesteel.generators.torch import TorchGenerator
@@ -24,6 +25,7 @@ from firesteel.models import (
     load_tokenizer,
     train_tokenizer,
 )
+from firesteel.processes import num_processes
 from firesteel.rollout import Grower
 from firesteel.tree import Tree
 from firesteel.types import Task
@@ -57,6 +59,7 @@ class Policy:
             max_context=self.generator.max_context,
             # Workers of a pool are killed when they are late, which also ends native code; a signal here would not.
             step_timeout_s=0 if config.environment.pool.workers else config.environment.step_timeout_s,
+            processes=num_processes(config, criterion, self.model.device),
         )
 
 
@@ -127,9 +130,13 @@ def _with_adapter(model: Any, settings: ModelConfig, seed: int) -> Any:
 
 def load_tasks(config: Config, split: str, count: int | None, *, seed: int = 0) -> Sequence[Task]:
     """The tasks of a split, as lazily as the environment gives them; an empty one is an error."""
-    cls = environment_class(config.environment.name)
-    tasks = cls.tasks(split, count=count, seed=seed, **config.environment.options)
-    if not len(tasks):
+    name, options = config.environment.name, config.environment.options
+    with blamed(f"environment '{name}': its import"):
+        cls = environment_class(name, options)
+    with blamed(f"environment '{name}': tasks('{split}')"):
+        tasks = cls.tasks(split, count=count, seed=seed, **options)
+        is_empty = not len(tasks)
+    if is_empty:
         raise TaskError(
             f"split '{split}' of environment '{config.environment.name}' has no tasks with the options "
             f"{config.environment.options}; check the split's name, environment.options and the task count"

@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,12 @@ from firesteel.candidates import Candidates
 from firesteel.config import RolloutConfig
 from firesteel.context import ContextBuilder, HistoryStep
 from firesteel.environments.base import Environment
+from firesteel.environments.blame import blamed
 from firesteel.environments.fork import timed_fork
-from firesteel.errors import ContextOverflow, EnvironmentFailed
-from firesteel.guard import guarded
+from firesteel.errors import ConfigError, ContextOverflow, EnvironmentFailed
+from firesteel.guard import checked, guarded
 from firesteel.overlap import Overlap
+from firesteel.processes import Named, grow_apart
 from firesteel.responses import ParsedResponse
 from firesteel.tree import Leaf, Node, Step, Tree
 from firesteel.types import Completion, Generator, Observation, Request, SamplingParams, StepResult, Task
@@ -75,6 +78,7 @@ class Grower:
 
     `step_timeout_s` 0 leaves the limit to the environments (those of a pool keep their own). Every environment is told
     by `expect` what comes next before the first of them is asked for a result, so that those of a pool work at once.
+    With several `processes` each grows the trees of some tasks (`firesteel.processes`).
     """
 
     config: RolloutConfig
@@ -85,6 +89,7 @@ class Grower:
     vocabulary_size: int
     max_context: int
     step_timeout_s: float = 60.0
+    processes: int = 1
     stats: RolloutStats = field(default_factory=RolloutStats)
     _open: dict[int, Environment] = field(default_factory=dict, init=False)
 
@@ -101,8 +106,16 @@ class Grower:
         An episode whose environment fails is recorded on its leaf and the others go on. A mistake in the setup (an
         unknown task or option, an environment that cannot fork) propagates; all environments are closed then, too.
         """
-        trees = [Tree(task=task, group=task.id) for task in tasks]
-        names = tree_names(tasks)
+        named = list(zip(tree_names(tasks), tasks, strict=True))
+        grow = partial(Grower._grow, seed=seed, iteration=iteration, on_progress=on_progress)
+        return grow(self, named) if self.processes == 1 else grow_apart(self, named, self.processes, grow)
+
+    def _grow(
+        self, named: Named, seed: int, iteration: int | str, on_progress: Callable[[int, int], None] | None
+    ) -> list[Tree]:
+        """The trees of some tasks, in this process."""
+        names = [name for name, _ in named]
+        trees = [Tree(task=task, group=task.id) for _, task in named]
         try:
             lanes = self._start(names, trees)
             while lanes:
@@ -148,7 +161,9 @@ class Grower:
         leaf = Leaf(index=len(tree.leaves), node=0, root=root)
         tree.leaves.append(leaf)
         try:
-            environment = self.make_environment()
+            advice = "give the options that it takes as environment.options.NAME=VALUE"
+            with blamed("the environment's constructor", advice=advice, error_class=ConfigError):
+                environment = self.make_environment()
         except EnvironmentFailed as error:
             self._end(leaf, None, "failed", str(error))
             return None
@@ -166,7 +181,7 @@ class Grower:
         task = lane.tree.task
         try:
             with guarded(f"reset of task '{task.id}'", self.step_timeout_s):
-                lane.observation = lane.environment.reset(task, seed=task.seed)
+                lane.observation = checked(Observation, lane.environment.reset(task, seed=task.seed), "reset")
                 goal = lane.environment.goal
             self._show_opening(lane.tree, goal, lane.observation)
         except (EnvironmentFailed, ContextOverflow) as error:
@@ -321,7 +336,8 @@ class Grower:
         lane.first_entropies_T = lane.first_entropies_T or completion.entropies
         try:
             with guarded(f"step '{step.action}' of task '{tree.task.id}' at turn {lane.turn}", self.step_timeout_s):
-                result = lane.environment.step(step.action)
+                result = checked(StepResult, lane.environment.step(step.action), "step")
+                checked(Observation, result.observation, "step, as observation,")
         except EnvironmentFailed as error:
             self._end(leaf, lane.environment, "failed", str(error))
             return None

@@ -258,6 +258,12 @@ def is_run(directory: Path | str) -> bool:
     return (Path(directory) / "config.yaml").exists()
 
 
+def runs_in(directory: Path | str) -> list[str]:
+    """The runs in a directory and in its folders (the arms of a comparison), as paths below it, sorted."""
+    found = [file for pattern in ("*/config.yaml", "*/*/config.yaml") for file in Path(directory).glob(pattern)]
+    return sorted(file.parent.relative_to(directory).as_posix() for file in found)
+
+
 def config_hash(config: Mapping[str, Any], *, ignore: Collection[str] = ()) -> str:
     """A hash of the settings, whatever their order; those named in `ignore` do not count."""
     counted = {key: value for key, value in flatten(config).items() if not _is_covered(key, ignore)}
@@ -311,13 +317,15 @@ def _check_directory(directory: Path, *, resume: bool) -> None:
         return
     if is_run(directory):
         raise StoreError(
-            f"'{directory}' already holds a run; continue it with --resume {directory}, or give the new one another "
-            "name"
+            f"'{directory}' already holds a run; continue it with --resume {directory}, give the new one another name "
+            "(name=OTHER), or remove the directory"
         )
     # A start that was killed before its config.yaml leaves these two, and nothing that was earned.
     others = [p.name for p in directory.iterdir() if p.name != "lock" and not p.name.startswith(TEMPORARY_PREFIX)]
     if others:
-        raise StoreError(f"'{directory}' is not empty (it holds '{sorted(others)[0]}'); give the run another name")
+        raise StoreError(
+            f"'{directory}' is not empty (it holds '{sorted(others)[0]}'); give the run another name (name=OTHER)"
+        )
 
 
 def _compare_configs(directory: Path, config: dict[str, Any], may_differ: Collection[str]) -> list[str]:

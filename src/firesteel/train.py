@@ -74,6 +74,7 @@ class Session:
     generated_tokens: int = 0
     leaves: int = 0
     before: dict[str, Any] | None = None
+    validation_before: dict[str, Any] | None = None
     best: dict[str, Any] = field(default_factory=lambda: {"step": 0, "success": None})
     collapses: list[dict[str, Any]] = field(default_factory=list)
     roll_backs: int = 0
@@ -91,9 +92,9 @@ class Session:
         state = {
             "optimizer": scalars, "updates": self.learner.updates, "source": self.source.state_dict(),
             "criterion": self.criterion.state_dict(), "generated_tokens": self.generated_tokens,
-            "leaves": self.leaves, "before": self.before, "best": self.best, "rng": capture_rng(),
-            "detector": self.detector.state_dict(), "collapses": self.collapses, "roll_backs": self.roll_backs,
-            "is_stopped": self.is_stopped,
+            "leaves": self.leaves, "before": self.before, "validation_before": self.validation_before,
+            "best": self.best, "rng": capture_rng(), "detector": self.detector.state_dict(),
+            "collapses": self.collapses, "roll_backs": self.roll_backs, "is_stopped": self.is_stopped,
         }  # fmt: skip
         tensors = {"model": {name: value.detach() for name, value in trainable.items()}, "optimizer": moments}
         if isinstance(self.source, JudgedTrees) and self.source.critic is not None:
@@ -110,7 +111,8 @@ class Session:
             self.source.load_tensors(tensors.get("critic", {}), state["source"])
         self.criterion.load_state_dict(state["criterion"])
         self.generated_tokens, self.leaves = state["generated_tokens"], state["leaves"]
-        self.before, self.best = state["before"], state["best"]
+        self.before, self.validation_before = state["before"], state.get("validation_before")
+        self.best = state["best"]
         self.detector.load_state_dict(state["detector"])
         self.collapses, self.roll_backs = state["collapses"], state["roll_backs"]
         self.is_stopped = state["is_stopped"]
@@ -254,6 +256,7 @@ def start(session: Session, run: Run) -> None:
         session.listen("before", session.before)
     if settings.every:
         result = play(session, settings.split, settings.num_tasks).summary()
+        session.validation_before = result
         session.best = {"step": 0, "success": result["success"], "score": result["score"]}
         session.detector.observe(0, result["success"])
         session.listen("evaluation", {"step": 0, **result})
@@ -344,8 +347,10 @@ def finish(session: Session, run: Run) -> dict[str, Any]:
     if settings.test_split is not None:
         after = play(session, settings.test_split, settings.test_tasks)
         summary |= {"before": session.before, "after": after.summary()}
+    if session.validation_before is not None:
+        summary["validation_before"] = session.validation_before
     summary["seconds"] = round(total_seconds(run.directory / "timings.jsonl"), 1)
-    summary["model"] = str(save_model(session.policy, run.directory / "model"))
+    summary["model"] = str(save_model(session.policy, run.directory / "model", config))
     run.write_summary(summary)
     session.listen("done", {"summary": summary, "directory": str(run.directory)})
     return summary

@@ -21,6 +21,7 @@ from firesteel.environments.alfworld.plans import goal_text, reduced_problem
 from firesteel.environments.household.world import Game as Room
 from firesteel.environments.household.world import Goal, Layout
 from firesteel.errors import CannotFork, ConfigError, EnvironmentFailed, FiresteelError, MissingDependency, TaskError
+from firesteel.recipes import load_recipe, run_recipe
 from firesteel.types import ExpertStep, Task
 
 TASK = {"task_type": "pick_and_place_simple", "pddl_params": {"object_target": "Mug", "parent_target": "Desk"}}
@@ -172,6 +173,19 @@ def test_the_planner_is_asked_for_with_the_command_that_installs_it(tmp_path, mo
     folder = write_game(tmp_path, "train", game=GAME | {"grammar": text})
     with pytest.raises(MissingDependency, match="pip install 'firesteel.alfworld.'"):
         AlfWorld().reset(Task("t", data={"game": str(folder)}), seed=0)
+
+
+def test_all_that_generating_lacks_is_named_before_anything_is_written(tmp_path, monkeypatch):
+    for module in ("fast_downward", "alfworld"):
+        monkeypatch.setitem(sys.modules, module, None)
+    both = "pip install 'firesteel.alfworld.' .* and pip install --no-deps 'alfworld>="
+    with pytest.raises(MissingDependency, match=f"needs the planner library and ALFWorld's rules: {both}"):
+        write_games(tmp_path / "games", count=1)
+    said = []
+    recipe = load_recipe("alfworld_transfer")
+    with pytest.raises(MissingDependency, match=both):
+        run_recipe(recipe, {"runs_dir": str(tmp_path / "runs")}, resume=False, listen=lambda *event: said.append(event))
+    assert not said and not list(tmp_path.iterdir())
 
 
 # Texts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from itertools import islice
 
 import pytest
@@ -98,8 +99,8 @@ def test_misuse_is_named():
         check_calls([], other)
 
 
-@pytest.mark.skipif(HAS_BFCL, reason="bfcl-eval is installed")
-def test_a_missing_package_is_named():
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bfcl_eval", None)
     with pytest.raises(MissingDependency, match="pip install --no-deps bfcl-eval"):
         package_directory()
     with pytest.raises(MissingDependency, match="BFCL needs the package bfcl-eval"):

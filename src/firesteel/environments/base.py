@@ -30,10 +30,15 @@ class Environment(ABC):
       observation is compared with what this one saw. `reset` and `step` of such a class are recorded for it;
     - "none": it cannot.
 
+    `example_actions` are what `check_environment` plays where observations list no actions and there is no expert.
+
     `origin` says how a fork was made and what that took; None for an environment that its class made.
     """
 
     fork_rung: ClassVar[str] = "none"
+    example_actions: ClassVar[Sequence[str]] = ()
+    is_self_contained: ClassVar[bool] = True
+    """Whether it lives in this process alone: no other process, connection or thread, which a copy would share."""
     goal: str = ""
     origin: Forked | None = None
     _made_with: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})

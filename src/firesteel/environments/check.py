@@ -7,14 +7,20 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from firesteel.environments import environment_class
 from firesteel.environments.base import FORK_RUNGS, Environment, observation_hash
-from firesteel.errors import CannotFork, ConfigError, EnvironmentFailed, TaskError
+from firesteel.environments.blame import blamed
+from firesteel.errors import CannotFork, ConfigError, EnvironmentFailed, FiresteelError, TaskError
 from firesteel.types import ExpertStep, Observation, StepResult, Task
+
+IMPORT = "its import"
+"""How the import of a class is announced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +65,20 @@ class CheckReport:
         )
 
 
+def _silent(call: str) -> None:
+    """Tells nobody."""
+
+
 def check_environment(
     factory: Callable[[], Environment],
     tasks: Sequence[Task] | None = None,
     *,
+    split: str = "train",
     episodes: int = 3,
     steps: int = 10,
     seed: int = 0,
     actions: Sequence[str] = (),
+    announce: Callable[[str], object] = _silent,
 ) -> CheckReport:
     """Plays random episodes and raises at the first broken promise of the environment contract.
 
@@ -74,29 +86,45 @@ def check_environment(
     environments and again in a used one (`reset`), that the same actions give the same results (`step`), and that
     a fork and its parent give the same results without moving each other (`fork`).
 
+    It all runs in this process, where nothing can end a call that hangs; `firesteel check` has a time limit.
+
     Args:
         factory: an environment class whose constructor needs nothing, or any function that makes environments.
-        tasks: what to play, taken in turn; None for the first tasks of the split "train".
+        tasks: what to play, taken in turn; None for the first ones of `split`, which the class lists with the named
+            options that the factory gave to it.
+        split: the split of the tasks.
         episodes: how many episodes to play.
         steps: the longest episode, in steps.
         seed: decides the actions and where episodes are forked.
-        actions: what to draw from where observations list no admissible actions and there is no expert.
+        actions: what to draw from where observations list no admissible actions and there is no expert; the class's
+            `example_actions` if there are none.
+        announce: is told in words which call of the environment's code comes next, for whoever watches the time.
 
     Returns:
         The measured costs.
 
     Raises:
         EnvironmentFailed: a check failed; the message names the environment, the check, the step, what was
-            wanted and what came.
+            wanted and what came. Or the environment's code raised something; the message names the call and the line.
         ConfigError: there is nothing to draw actions from, or a count is below 1.
     """
     if episodes < 1 or steps < 1:
         raise ConfigError(f"check_environment: episodes and steps must be at least 1, not {episodes} and {steps}")
-    check = _Check(factory, steps, actions)
-    played = check.tasks(tasks, episodes, seed)
+    check = _Check(factory, steps, actions, announce)
+    played = check.tasks(tasks, split, episodes, seed)
     for number in range(episodes):
         check.episode(played[number % len(played)], random.Random(f"{seed}:{number}"))
     return check.report(episodes)
+
+
+def check_named(
+    name: str, options: Mapping[str, Any], *, announce: Callable[[str], object] = _silent, **settings: Any
+) -> CheckReport:
+    """`check_environment` of an environment by its name and options; `settings` are those of `check_environment`."""
+    announce(IMPORT)
+    with blamed(f"environment '{name}': {IMPORT}"):
+        cls = environment_class(name, options)
+    return check_environment(partial(cls, **options), announce=announce, **settings)
 
 
 _FORK_ORDERS = ("fork first", "parent first", "in turn")
@@ -132,11 +160,20 @@ class _Episode:
 class _Check:
     """The checks of one run, and what they measured on the way."""
 
-    def __init__(self, factory: Callable[[], Environment], steps: int, actions: Sequence[str]) -> None:
+    def __init__(
+        self,
+        factory: Callable[[], Environment],
+        steps: int,
+        actions: Sequence[str],
+        announce: Callable[[str], object],
+    ) -> None:
         self._factory = factory
         self._steps = steps
         self._actions = list(actions)
-        self._name = getattr(factory, "__name__", type(factory).__name__)
+        self._announce = announce
+        made_by = getattr(factory, "func", factory)
+        self._name = getattr(made_by, "__name__", type(factory).__name__)
+        self._missing = sorted(getattr(made_by, "__abstractmethods__", ()))
         self._rung = "none"
         self._num_compared = 0
         self._reset_s: list[float] = []
@@ -144,35 +181,45 @@ class _Check:
         self._fork_s: list[float] = []
         self._fork_depths: list[int] = []
 
-    def tasks(self, tasks: Sequence[Task] | None, count: int, seed: int) -> Sequence[Task]:
+    def tasks(self, tasks: Sequence[Task] | None, split: str, count: int, seed: int) -> Sequence[Task]:
         """Checks what a factory makes, and finds the tasks to play."""
-        environment = self._factory()
-        self._require("contract", "the factory", isinstance(environment, Environment), "an Environment", environment)
-        with closing(environment):
+        if self._missing:
+            missing = ", ".join(f"{name}()" for name in self._missing)
+            self._fail("contract", "the class", "tasks(), reset() and step()", f"no {missing}; write what is missing")
+        with self._new() as environment:
             self._name = type(environment).__name__
             self._rung = environment.fork_rung
             self._require("contract", "fork_rung", self._rung in FORK_RUNGS, f"one of {FORK_RUNGS}", self._rung)
             if tasks is None:
-                tasks = type(environment).tasks("train", count=count, seed=seed)
-                again = type(environment).tasks("train", count=count, seed=seed)
+                tasks = self._listed(environment, split, count, seed)
+                again = self._listed(environment, split, count, seed)
                 self._require("contract", "tasks", list(tasks) == list(again), f"the same again: {tasks}", again)
-        if not tasks:
-            raise TaskError(f"{self._name}: there is no task to check it with; give some as tasks")
+        self._require("contract", "tasks", _is_list(tasks), "a list of Task", tasks)
+        if not len(tasks):
+            raise TaskError(f"{self._name}: there is no task to check it with; give some as tasks, or name a split")
         for task in tasks:
             self._require("contract", "tasks", isinstance(task, Task), "a Task", task)
         ids = [task.id for task in tasks]
         self._require("contract", "tasks", len(set(ids)) == len(ids), "different ids", ids)
         return tasks
 
+    def _listed(self, environment: Environment, split: str, count: int, seed: int) -> Sequence[Task]:
+        """The tasks of a split, by the options that the environment was made with."""
+        what, (_, options) = f"tasks('{split}')", environment._made_with
+        with self._calling(what, "let it take (split, *, count=None, seed=0, **options)"):
+            tasks = type(environment).tasks(split, count=count, seed=seed, **options)
+        self._require("contract", what, _is_list(tasks), "a list of Task (return list(...))", tasks)
+        return tasks
+
     def episode(self, task: Task, rng: random.Random) -> None:
         """Plays one task several times over and compares."""
-        with closing(self._factory()) as environment:
+        with self._new() as environment:
             episode = self._record(environment, task, rng)
             _, again = self._reset(environment, task, episode.seed)
             self._compare(episode, 0, "reset", again, "in a used environment")
-            environment.close()
-            environment.close()
-        with closing(self._factory()) as environment:
+            self._close(environment)
+            self._close(environment)
+        with self._new() as environment:
             _, first = self._reset(environment, task, episode.seed)
             self._compare(episode, 0, "reset", first, "in a fresh environment")
             self._require("reset", "goal", environment.goal == episode.goal, repr(episode.goal), environment.goal)
@@ -225,19 +272,19 @@ class _Check:
             return rng.choice(observation.admissible) if observation.admissible else None
         if expert is not None:
             return expert.action
-        if self._actions:
-            return rng.choice(self._actions)
-        if not episode.actions:
+        actions = self._actions or list(environment.example_actions)
+        if not actions and not episode.actions:
             raise ConfigError(
-                f"{self._name}: its observations list no admissible actions and it has no expert; "
-                "give check_environment some actions to draw from"
+                f"{self._name}: its observations list no admissible actions and it has no expert; give actions to draw "
+                "from, each by a --action 'TEXT', in Python by actions=['TEXT', ...], or as its example_actions"
             )
-        return rng.choice(episode.actions)
+        return rng.choice(actions or episode.actions)
 
     def _expert(self, environment: Environment, step: int) -> ExpertStep | None:
-        expert = environment.expert()
+        where = f"expert at step {step}"
+        with self._calling(where):
+            expert = environment.expert()
         if expert is not None:
-            where = f"expert at step {step}"
             self._require("contract", where, isinstance(expert, ExpertStep), "an ExpertStep or None", expert)
             is_full = bool(expert.action.strip()) and bool(expert.reason.strip()) and isinstance(expert.explore, bool)
             self._require("contract", where, is_full, "an action, a bool and a reason", expert)
@@ -252,10 +299,11 @@ class _Check:
             self._compare(episode, step, check, moment, where)
 
     def _check_refusal(self, episode: _Episode) -> None:
-        with closing(self._factory()) as environment:
+        with self._new() as environment:
             self._reset(environment, episode.task, episode.seed)
             try:
-                fork = environment.fork()
+                with self._calling("fork at step 0"):
+                    fork = environment.fork()
             except CannotFork:
                 return
             self._fail("fork", "step 0", "CannotFork, since fork_rung is 'none'", fork)
@@ -263,29 +311,30 @@ class _Check:
     def _check_fork(self, episode: _Episode, depth: int, order: str) -> None:
         """Forks at step `depth`; parent and child then play the same rest, and neither may notice the other."""
         rest = range(depth + 1, len(episode.moments))
-        with closing(self._factory()) as parent:
+        with self._new() as parent:
             self._reset(parent, episode.task, episode.seed)
             for action in episode.actions[:depth]:
                 self._step(parent, action)
-            with closing(self._fork(parent, depth)) as child:
+            with self._closing(self._fork(parent, depth)) as child:
                 goal = repr(episode.goal)
                 self._require("fork", f"goal at step {depth}", child.goal == episode.goal, goal, child.goal)
                 for environment, role, steps in _schedule(order, child, parent, rest):
                     self._replay(environment, episode, steps, "fork", f"in the {role}, forked at {depth}, {order}")
                     if order != "in turn":
                         # The other must go on without it.
-                        environment.close()
+                        self._close(environment)
 
     def _fork(self, parent: Environment, depth: int) -> Environment:
-        start = time.perf_counter()
         try:
-            child = parent.fork()
+            with self._calling(f"fork at step {depth}"):
+                start = time.perf_counter()
+                child = parent.fork()
+                self._fork_s.append(time.perf_counter() - start)
         except CannotFork as error:
             raise EnvironmentFailed(
                 f"{self._name}: check 'fork' failed at step {depth}: wanted a fork, since fork_rung is "
                 f"'{self._rung}', got CannotFork ({error})"
             ) from error
-        self._fork_s.append(time.perf_counter() - start)
         self._fork_depths.append(depth)
         is_new = isinstance(child, Environment) and child is not parent
         self._require("fork", f"step {depth}", is_new, "another Environment", child)
@@ -294,16 +343,18 @@ class _Check:
         return child
 
     def _reset(self, environment: Environment, task: Task, seed: int) -> tuple[Observation, _Moment]:
-        start = time.perf_counter()
-        observation = environment.reset(task, seed=seed)
-        self._reset_s.append(time.perf_counter() - start)
+        with self._calling(f"reset of task '{task.id}'"):
+            start = time.perf_counter()
+            observation = environment.reset(task, seed=seed)
+            self._reset_s.append(time.perf_counter() - start)
         return observation, _Moment(self._hash(observation, "reset"))
 
     def _step(self, environment: Environment, action: str) -> tuple[Observation, _Moment]:
-        start = time.perf_counter()
-        result = environment.step(action)
-        self._step_s.append(time.perf_counter() - start)
         where = f"step({action!r})"
+        with self._calling(where):
+            start = time.perf_counter()
+            result = environment.step(action)
+            self._step_s.append(time.perf_counter() - start)
         self._require("contract", where, isinstance(result, StepResult), "a StepResult", result)
         hashed = self._hash(result.observation, where)
         is_finite = _is_number(result.reward) and math.isfinite(result.reward)
@@ -345,6 +396,38 @@ class _Check:
             came = ", ".join(_differences(got, expected))
             self._fail(check, f"step {step}{action} of task '{episode.task.id}' {where}", f"as before {wanted}", came)
 
+    @contextmanager
+    def _new(self) -> Iterator[Environment]:
+        """An environment that the factory makes, closed at the end."""
+        advice = "give the options that it takes as key=value after its name (in Python: a function that makes one)"
+        with self._calling("its constructor", advice):
+            environment = self._factory()
+        self._require("contract", "the factory", isinstance(environment, Environment), "an Environment", environment)
+        with self._closing(environment):
+            yield environment
+
+    @contextmanager
+    def _closing(self, environment: Environment) -> Iterator[Environment]:
+        """Closes an environment; what goes wrong before that is told, whatever goes wrong in it."""
+        try:
+            yield environment
+        except BaseException:
+            with suppress(FiresteelError):
+                self._close(environment)
+            raise
+        self._close(environment)
+
+    def _close(self, environment: Environment) -> None:
+        with self._calling("close"):
+            environment.close()
+
+    @contextmanager
+    def _calling(self, what: str, advice: str = "mend it") -> Iterator[None]:
+        """Around every call of the environment's code."""
+        self._announce(what)
+        with blamed(f"{self._name}: {what}", advice=advice):
+            yield
+
     def _require(self, check: str, where: str, holds: bool, wanted: str, got: object) -> None:
         if not holds:
             self._fail(check, where, wanted, f"{type(got).__name__} {got!r:.200}")
@@ -363,6 +446,10 @@ def _schedule(
     if order == "parent first":
         players.reverse()
     return [(environment, role, rest) for environment, role in players]
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 
 def _is_number(value: object) -> bool:

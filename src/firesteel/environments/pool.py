@@ -403,7 +403,7 @@ def environment_maker(config: EnvironmentConfig) -> Callable[[], Environment]:
     """
     settings = config.pool
     if not settings.workers:
-        cls = environment_class(config.name)
+        cls = environment_class(config.name, config.options)
         return lambda: cls(**config.options)
     key = config.model_dump_json(include={"name", "options", "step_timeout_s", "pool"})
     pool = _shared.get(key)

@@ -303,13 +303,13 @@ class _Server:
 
 def main(descriptor: int, owner: int, is_main_thread: bool) -> None:
     """The whole life of a worker."""
-    _die_with(owner, is_main_thread)
+    die_with(owner, is_main_thread)
     channel = Channel(socket.socket(fileno=descriptor), timeout_s=None)
     with contextlib.suppress(WorkerLost):  # the owner has gone, or wants no more
         factory = channel.take()
         try:
             server = _Server(pickle.loads(factory))
-        except Exception as error:  # boundary: whatever keeps an environment from being made is told to the owner
+        except (Exception, SystemExit) as error:  # boundary: whatever keeps an environment from being made is told
             channel.send(("failed", *_told(error)))
             return
         channel.send(("ready", *server.facts))
@@ -347,7 +347,7 @@ def _limit_output() -> None:
             os.lseek(2, 0, os.SEEK_SET)
 
 
-def _die_with(owner: int, is_main_thread: bool) -> None:
+def die_with(owner: int, is_main_thread: bool) -> None:
     """Makes this process and its group end when the owner does, however that ends."""
     if sys.platform == "linux" and is_main_thread:
         # Also ends native code that never lets Python run. It follows the thread that started the process, which

@@ -172,6 +172,8 @@ class QuestionEnvironment(Environment):
     """
 
     fork_rung = "native"
+    is_self_contained = False
+    example_actions = ("calculator: 2 + 2", "cot: nothing to work out", "answer: A")
     task_options: ClassVar[tuple[str, ...]] = ("categories",)
 
     def __init__(

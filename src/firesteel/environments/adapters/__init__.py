@@ -22,7 +22,8 @@ def adapt(made_by: Any) -> type[Environment]:
     (`ToolClass`). A function that makes such an object is called once to see what it makes.
 
     Raises:
-        ConfigError: it is none of these; it has no tool, or one with a signature that no call can be checked against.
+        ConfigError: it is none of these; it has no tool, or one with a signature that no call can be checked against;
+            it lacks what its `fork_rung` needs.
     """
     if isinstance(made_by, type) and issubclass(made_by, Environment):
         return made_by
@@ -45,6 +46,12 @@ def adapt(made_by: Any) -> type[Environment]:
         members["client_class"] = cls
     else:
         base = ToolClass
+        missing = [f"{name}()" for name in ("snapshot", "restore") if not hasattr(cls, name)]
+        if rung == "snapshot" and missing:
+            raise ConfigError(
+                f"{cls.__name__}.fork_rung is 'snapshot', and the class has no {' and no '.join(missing)}; write "
+                "snapshot() and restore(state), or set fork_rung to 'replay'"
+            )
         members["tools"] = find_tools(cls)
     return type(cls.__name__, (base,), members | {"fork_rung": rung})
 

@@ -34,6 +34,7 @@ class OpenEnvClient(Environment):
     server must allow as many sessions as episodes are open (`SUPPORTS_CONCURRENT_SESSIONS`).
     """
 
+    is_self_contained = False
     made_by: ClassVar[Callable[..., Any]]
     client_class: ClassVar[type]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +73,10 @@ def class_tasks(
 ) -> Sequence[Task]:
     """The tasks of a class: from its own `tasks(split)`, from the file in the option `tasks`, else numbered ones."""
     if hasattr(made_by, "tasks"):
-        rows = list(made_by.tasks(split))
-        return as_tasks(kind, rows[:count], split)
+        rows = made_by.tasks(split)
+        if not isinstance(rows, Iterable):
+            raise TaskError(f"{kind}: tasks('{split}') must return a list of Tasks or mappings, got {rows!r:.100}")
+        return as_tasks(kind, list(rows)[:count], split)
     if options.get("tasks") is not None:
         return file_tasks(kind, str(options["tasks"]), split, count)
     return numbered_tasks(kind, split, count, seed, int(options.get("num_tasks", 100)))

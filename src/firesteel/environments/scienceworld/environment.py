@@ -58,6 +58,7 @@ class ScienceWorld(Environment):
     """
 
     fork_rung: ClassVar[str] = "replay"
+    is_self_contained: ClassVar[bool] = False
 
     def __init__(
         self,
