@@ -122,9 +122,8 @@ def test_other_families_are_not_stock(family: str) -> None:
     assert not is_stock(build(family))
 
 
-def test_adapters_hooks_and_patches_are_not_stock() -> None:
+def test_hooks_and_patches_are_not_stock() -> None:
     assert is_stock(build())
-    assert not is_stock(with_lora(build()).get_base_model())
     assert not is_stock(build(hidden_act="gelu"))
     changed: Any = build()
     changed.__class__ = type("Changed", (type(changed),), {})
@@ -135,6 +134,70 @@ def test_adapters_hooks_and_patches_are_not_stock() -> None:
     patched: Any = build()
     patched.lm_head.forward = patched.lm_head.forward
     assert not is_stock(patched)
+
+
+def adapted(**settings: Any) -> Any:
+    """A PEFT model whose adapters do something."""
+    model = with_lora(uneven("qwen2"), **settings)
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def test_adapters_are_merged_into_the_fast_pass() -> None:
+    model = adapted()
+    network = Network(model)
+    network.refresh()
+    assert network.is_sharing
+    (completion,) = TorchGenerator(model, end_token_ids=(VOCABULARY,)).generate([request(prompt(6), 0, 10)])
+    exact = plain_logprobs(model, prompt(6), completion)
+    assert largest_difference(completion.logprobs, exact) < 1e-5
+    with model.disable_adapter():
+        assert largest_difference(plain_logprobs(model, prompt(6), completion), exact) > 0.01
+
+
+def test_adapters_that_change_between_calls_count() -> None:
+    model = adapted()
+    generator = TorchGenerator(model, end_token_ids=(VOCABULARY,))
+    generator.generate([request(prompt(6), 0, 10)])
+
+    def scaled() -> None:
+        model.base_model.model.model.layers[0].self_attn.q_proj.set_scale("default", 7.0)
+
+    def trained() -> None:
+        model.base_model.model.model.layers[1].mlp.up_proj.lora_B["default"].weight.data.mul_(3)
+
+    def disabled() -> None:
+        model.base_model.disable_adapter_layers()
+
+    for number, change in enumerate((scaled, trained, disabled)):
+        change()
+        # other prompts, for cached keys and values are of the old weights
+        ids = prompt(7 + number)
+        (completion,) = generator.generate([request(ids, 0, 10)])
+        assert largest_difference(completion.logprobs, plain_logprobs(model, ids, completion)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"use_dora": True},
+        {"target_modules": ["embed_tokens", "q_proj"]},
+        {"lora_bias": True, "target_modules": ["q_proj"]},
+    ],
+)
+def test_other_adapters_take_the_models_own_pass(settings: dict[str, Any]) -> None:
+    model = adapted(**settings)
+    assert not is_stock(model.get_base_model())
+    (completion,) = TorchGenerator(model, end_token_ids=(VOCABULARY,)).generate([request(prompt(6), 0, 10)])
+    assert largest_difference(completion.logprobs, plain_logprobs(model, prompt(6), completion)) < 1e-5
+
+
+def test_adapters_in_half_precision_are_not_merged() -> None:
+    assert not is_stock(adapted().to(torch.bfloat16).get_base_model())
 
 
 def test_adapters_that_come_after_the_generator_count() -> None:

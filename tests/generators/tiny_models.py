@@ -60,9 +60,10 @@ def with_peft(model: Any, config: peft.PeftConfig) -> Any:
         return peft.get_peft_model(model, config)
 
 
-def with_lora(model: Any) -> Any:
+def with_lora(model: Any, **settings: Any) -> Any:
     """The model with a LoRA adapter that is not zero."""
-    config = peft.LoraConfig(target_modules=["q_proj", "v_proj"], r=4, init_lora_weights=False)
+    settings = {"target_modules": ["q_proj", "v_proj", "up_proj"], **settings}
+    config = peft.LoraConfig(r=4, init_lora_weights=False, **settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         return with_peft(model, config)

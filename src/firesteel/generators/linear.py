@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,18 +17,18 @@ PACKED_ROWS = range(3, 65)
 
 
 class Linear:
-    """One or several `nn.Linear` with the same input as one product; their outputs lie side by side.
+    """One or several linear layers with the same input as one product; their outputs lie side by side.
 
     On the CPU the weights are copies: packed, or joined and transposed, which MKL multiplies faster with few rows.
-    Elsewhere the layers' own weights are used.
+    Elsewhere the layers' own weights are used. Adapters are merged into the copies (`is_linear`).
     """
 
-    def __init__(self, layers: Sequence[nn.Linear]) -> None:
-        self._parts = [(layer.weight, layer.bias) for layer in layers]
+    def __init__(self, layers: Sequence[Any]) -> None:
+        self._parts = [(merged_weight(layer), layer.bias) for layer in layers]
         self._packed: Tensor | None = None
         self._weight: Tensor | None = None
         self._bias = _joined_bias(layers)
-        joined = torch.cat([layer.weight.detach() for layer in layers])
+        joined = torch.cat([weight.detach() for weight, _ in self._parts])
         if joined.device.type != "cpu":
             if len(layers) == 1:
                 self._weight = layers[0].weight
@@ -56,7 +57,46 @@ class Linear:
         return hidden + self(inputs)
 
 
-def _joined_bias(layers: Sequence[nn.Linear]) -> Tensor | None:
+def is_linear(layer: Any) -> bool:
+    """Whether `Linear` computes what the layer does: a plain one, or in float32 on the CPU one with LoRA adapters.
+
+    Elsewhere a merged copy of a large model would be dear, and half precision would round it.
+    """
+    if type(layer) is nn.Linear:
+        return True
+    if not _has_lora(layer):
+        return False
+    base = layer.base_layer
+    weights = [base.weight, *(each.weight for part in (layer.lora_A, layer.lora_B) for each in part.values())]
+    if any(weight.device.type != "cpu" or weight.dtype != torch.float32 for weight in weights):
+        return False
+    is_changed = layer.lora_variant or any(layer.lora_bias.values()) or layer.merged or layer.disable_adapters
+    return type(base) is nn.Linear and not is_changed and not layer.fan_in_fan_out
+
+
+def adapters_of(layer: Any) -> tuple[tuple[str, float], ...]:
+    """The adapters of a layer that count, with their scalings; none for a plain one."""
+    if not _has_lora(layer):
+        return ()
+    return tuple((name, layer.scaling[name]) for name in layer.active_adapters if name in layer.lora_A)
+
+
+def merged_weight(layer: Any) -> Tensor:
+    """The weight of a layer for which `is_linear` holds, with its adapters added; W + sum of scaling * B A."""
+    weight: Tensor = layer.base_layer.weight.detach() if _has_lora(layer) else layer.weight
+    for name, scaling in adapters_of(layer):
+        weight = torch.addmm(
+            weight, layer.lora_B[name].weight.detach(), layer.lora_A[name].weight.detach(), alpha=scaling
+        )
+    return weight
+
+
+def _has_lora(layer: Any) -> bool:
+    # By name: importing peft takes longer than all else here.
+    return (type(layer).__module__, type(layer).__name__) == ("peft.tuners.lora.layer", "Linear")
+
+
+def _joined_bias(layers: Sequence[Any]) -> Tensor | None:
     if all(layer.bias is None for layer in layers):
         return None
     return torch.cat(

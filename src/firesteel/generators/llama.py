@@ -3,7 +3,8 @@
 A pass of one token per row spends much of its time between the tensor operations, and MKL reaches a third of its speed
 with 8 rows. This does the model's operations in fewer steps, reads a prefix that rows share once, and computes of the
 last layer only what the next token needs. `Network` compares it with the model before it is used; everything that is
-not exactly such a model (adapters, hooks, quantised layers, other families) takes the model's own forward pass.
+not exactly such a model (hooks, quantised layers, other families) takes the model's own forward pass. LoRA adapters are
+merged into the copies.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from firesteel.generators.attention import SharedPrefix, attend_shared
 from firesteel.generators.kv import BatchCache
-from firesteel.generators.linear import Linear
+from firesteel.generators.linear import Linear, adapters_of, is_linear
 
 MODEL_TYPES = ("llama", "qwen2", "qwen3")
 ATTENTION_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -34,7 +35,7 @@ def is_stock(model: Any) -> bool:
         return False
     if any(_is_changed(module) for module in model.modules()):
         return False
-    return all(type(linear) is nn.Linear for linear in _linears(model))
+    return type(model.model.embed_tokens) is nn.Embedding and all(map(is_linear, _linears(model)))
 
 
 def _is_changed(module: nn.Module) -> bool:
@@ -59,6 +60,7 @@ class LlamaForward:
         body, attention = model.model, model.model.layers[0].self_attn
         self._model = model
         self._probes = [_Probe(parameter) for parameter in model.parameters()]
+        self._adapters = list(map(adapters_of, _linears(model)))
         self._embedding: Tensor = body.embed_tokens.weight
         self._final_norm: Tensor = body.norm.weight
         self._head = Linear([model.lm_head])
@@ -75,6 +77,8 @@ class LlamaForward:
 
         Some optimisers write without counting it, therefore a sample of the numbers is compared, too.
         """
+        if self._adapters != list(map(adapters_of, _linears(self._model))):
+            return False
         return all(map(_Probe.is_same, self._probes, self._model.parameters()))
 
     def prepare(self, num_positions: int) -> None:
