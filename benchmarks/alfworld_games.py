@@ -21,7 +21,8 @@ from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
-from alfworld_steps import Stock
+from _run import run
+from alfworld_steps import Stock, check_stock
 from forks import trial
 
 from firesteel.environments.alfworld import AlfWorld
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--size", default="full", help="full or small houses")
     parser.add_argument("--trials", type=int, default=1000, help="forks")
     arguments = parser.parse_args()
+    check_stock()
     with tempfile.TemporaryDirectory() as temporary:
         os.environ.setdefault("ALFWORLD_DATA", temporary)  # importing alfworld makes this folder
         folder, begin = arguments.folder or Path(temporary), time.perf_counter()
@@ -79,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(__file__, main)

@@ -2,7 +2,7 @@
 
 Both play the same random commands of generated games (12 to 30 receptacles), episode by episode in turn, and what they
 show is compared: texts and admissible commands must be the same. The stock engine forks by playing the actions again in
-a new environment, as it cannot be copied. All times are CPU times of this process. Needs `pip install alfworld`.
+a new environment, as it cannot be copied. All times are CPU times of this process. Needs `tools/install_alfworld.sh`.
 
     python benchmarks/alfworld_steps.py --episodes 12
     python benchmarks/alfworld_steps.py --quick
@@ -11,6 +11,7 @@ a new environment, as it cannot be copied. All times are CPU times of this proce
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -24,12 +25,22 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from _run import run
+
 from firesteel.environments.alfworld import AlfWorld
 from firesteel.environments.alfworld.games import GAME_FILE
-from firesteel.environments.alfworld.generate import write_games
+from firesteel.environments.alfworld.generate import check_installed, write_games
+from firesteel.errors import MissingDependency
 from firesteel.types import Task
 
 DEPTHS = (5, 10, 20)
+
+
+def check_stock() -> None:
+    """Raises `MissingDependency` where the planner, ALFWorld or TextWorld is not installed."""
+    check_installed()
+    if importlib.util.find_spec("textworld") is None:
+        raise MissingDependency("TextWorld is not installed: tools/install_alfworld.sh PYTHON")
 
 
 class Stock:
@@ -139,6 +150,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="two episodes of ten steps")
     arguments = parser.parse_args()
+    check_stock()
     episodes, steps = (2, 10) if arguments.quick else (arguments.episodes, arguments.steps)
     names = ("ours_reset", "ours_step", "stock_load", "stock_reset", "stock_step", "fork", "stock_replay")
     times: dict[str, list[float]] = {name: [] for name in names}
@@ -154,7 +166,7 @@ def main() -> None:
         commands = random_commands(tasks[0], max(DEPTHS), random.Random(arguments.seed))
         ratios = forks(tasks[0], commands, times, 1 if arguments.quick else 3)
     result = {
-        "benchmark": "alfworld", "episodes": episodes, "steps_compared_and_the_same": compared,
+        "benchmark": "alfworld_steps", "episodes": episodes, "steps_compared_and_the_same": compared,
         "steps_per_s": round(1 / statistics.fmean(times["ours_step"])),
         "stock_steps_per_s": round(1 / statistics.fmean(times["stock_step"]), 1),
         "step_ms": in_ms(times["ours_step"]), "stock_step_ms": in_ms(times["stock_step"]),
@@ -169,4 +181,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(__file__, main)

@@ -20,8 +20,11 @@ import time
 from contextlib import closing
 from typing import Any
 
+from _run import report_missing, run
+
 from firesteel.environments import environment_class
 from firesteel.environments.base import Environment
+from firesteel.errors import MissingDependency
 from firesteel.types import Observation, StepResult, Task
 
 NUM_ACTIONS = 10
@@ -88,35 +91,43 @@ def trial(environment: Environment, fresh: Environment, task: Task, rng: random.
     return parents == children == play(fresh, after), fork_s
 
 
+def measure(name: str, num_trials: int) -> bool:
+    """Prints an environment's line; whether all its forks were the same."""
+    cls, options, rng = environment_class(name), OPTIONS.get(name, {}), random.Random(0)
+    begin, identical, forks_s = time.perf_counter(), 0, []
+    tasks = list(cls.tasks("train", count=40, **options))
+    with closing(cls(**options)) as environment, closing(cls(**options)) as fresh:
+        for _ in range(num_trials):
+            same, fork_s = trial(environment, fresh, rng.choice(tasks), rng)
+            identical += same
+            forks_s.append(fork_s)
+    report = {
+        "benchmark": "forks",
+        "environment": name,
+        "rung": cls.fork_rung,
+        "forks_identical": f"{identical}/{num_trials}",
+        "fork_us": round(statistics.median(forks_s) * 1e6, 1),
+        "seconds": round(time.perf_counter() - begin, 1),
+        "cpus": os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 2),
+    }
+    print(json.dumps(report), flush=True)
+    return identical == num_trials
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("environments", nargs="*", default=list(OPTIONS))
     parser.add_argument("--trials", type=int, default=1000)
     arguments = parser.parse_args()
-    num_different = 0
+    all_same = True
     for name in arguments.environments:
-        cls, options, rng = environment_class(name), OPTIONS.get(name, {}), random.Random(0)
-        tasks = list(cls.tasks("train", count=40, **options))
-        begin, identical, forks_s = time.perf_counter(), 0, []
-        with closing(cls(**options)) as environment, closing(cls(**options)) as fresh:
-            for _ in range(arguments.trials):
-                same, fork_s = trial(environment, fresh, rng.choice(tasks), rng)
-                identical += same
-                forks_s.append(fork_s)
-        num_different += arguments.trials - identical
-        report = {
-            "benchmark": "forks",
-            "environment": name,
-            "rung": cls.fork_rung,
-            "forks_identical": f"{identical}/{arguments.trials}",
-            "fork_us": round(statistics.median(forks_s) * 1e6, 1),
-            "seconds": round(time.perf_counter() - begin, 1),
-            "cpus": os.cpu_count(),
-            "load_average": round(os.getloadavg()[0], 2),
-        }
-        print(json.dumps(report), flush=True)
-    sys.exit(num_different > 0)
+        try:
+            all_same &= measure(name, arguments.trials)
+        except MissingDependency as error:
+            report_missing("forks", error, environment=name)
+    sys.exit(not all_same)
 
 
 if __name__ == "__main__":
-    main()
+    run(__file__, main)

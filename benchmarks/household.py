@@ -11,6 +11,8 @@ import json
 import random
 import time
 
+from _run import run
+
 from firesteel.environments.household import Household
 
 
@@ -89,4 +91,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(__file__, main)

@@ -25,6 +25,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from _run import run
+
 from firesteel.environments import make_environment
 from firesteel.environments.base import Environment
 from firesteel.environments.pool import EnvironmentPool
@@ -206,6 +208,7 @@ def main() -> None:
     episodes = EPISODES_A_WAVE * len(waves)
     missing = episodes - sum(storm.outcomes.values())
     result = {
+        "benchmark": "pool",
         "faults": dict(storm.injected), "episodes": episodes, "outcomes": dict(storm.outcomes), "missing": missing,
         "surprises": storm.surprises[:5], "workers": arguments.workers, "workers_before_close": most,
         "workers_left": left,
@@ -218,4 +221,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(__file__, main)

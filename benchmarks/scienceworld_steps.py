@@ -20,14 +20,18 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from importlib import metadata
+from typing import TYPE_CHECKING
 
-import scienceworld
-from scienceworld import ScienceWorldEnv as StockEnvironment
+from _run import run
 
 from firesteel.environments.scienceworld import ScienceWorld
-from firesteel.environments.scienceworld.java import find_java
+from firesteel.environments.scienceworld.java import find_java, find_simulator
 from firesteel.environments.scienceworld.simulator import process_ids
 from firesteel.types import Task
+
+if TYPE_CHECKING:
+    from scienceworld import ScienceWorldEnv as StockEnvironment
 
 TASKS = ("find-non-living-thing", "lifespan-longest-lived", "power-component", "use-thermometer")
 FORK_TASK = "use-thermometer"
@@ -78,10 +82,12 @@ class Clock:
 
 def deterministic_stock() -> StockEnvironment:
     """The stock environment with one identity hash for all objects: else the order of hash sets decides some steps."""
+    from scienceworld import ScienceWorldEnv
+
     before = os.environ.get("JAVA_TOOL_OPTIONS")
     os.environ["JAVA_TOOL_OPTIONS"] = "-XX:+UnlockExperimentalVMOptions -XX:hashCode=2"
     try:
-        return StockEnvironment()
+        return ScienceWorldEnv()
     finally:
         os.environ.pop("JAVA_TOOL_OPTIONS")
         if before is not None:
@@ -188,6 +194,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3, help="rounds over the tasks")
     arguments = parser.parse_args()
+    find_java()
+    find_simulator()
     with (
         closing(ScienceWorld()) as lean,
         closing(ScienceWorld(admissible=True)) as listing,
@@ -195,12 +203,13 @@ def main() -> None:
     ):
         golds = {name: gold_actions(lean, name) for name in TASKS}
         result = {
+            "benchmark": "scienceworld_steps",
             "differing_steps": differing(lean, listing, stock, golds),
             **compare(lean, listing, stock, golds, arguments.repeats),
             **costs(lean, golds[FORK_TASK], 2 * arguments.repeats + 1),
             "java_heap_mb": 512,
             "java": find_java(),
-            "scienceworld": scienceworld.__version__,
+            "scienceworld": metadata.version("scienceworld"),
             "python": platform.python_version(),
             "machine": platform.machine(),
             "cpus": os.cpu_count(),
@@ -210,4 +219,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(__file__, main)

@@ -14,6 +14,8 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 
+from _run import run
+
 from firesteel.environments.questions import Question
 from firesteel.environments.tool_questions import ToolQuestions
 from firesteel.errors import MissingDependency
@@ -127,7 +129,10 @@ def main() -> None:
     parser.add_argument("--skip-sandbox", action="store_true")
     arguments = parser.parse_args()
     tools = make_tools(sorted(QUERIES), ToolQuestions.default_tool_options(sorted(QUERIES)))
-    library = library_rates(arguments.calls)
+    try:
+        library = library_rates(arguments.calls)
+    except ModuleNotFoundError as error:
+        raise MissingDependency(f"{error}; run pip install 'firesteel[tools]'") from error
     for name, tool in tools.items():
         figures = {
             "tool": name,
@@ -146,4 +151,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(__file__, main)

@@ -16,6 +16,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from _run import run
+
 from firesteel.environments.webshop import WebShop
 from firesteel.environments.webshop.environment import open_catalogue
 from firesteel.environments.webshop.generate import NUM_PRODUCTS, SPLITS
@@ -131,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(__file__, main)

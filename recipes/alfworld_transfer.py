@@ -1,17 +1,17 @@
-"""A household policy in ALFWorld's own engine and an ALFWorld policy in household: both success rates, both ways.
+"""Household and ALFWorld policies in each other's environment. Needs the extra alfworld and the package alfworld.
 
 Games are generated and won by the planner before they are written; expert and random episodes of 300 of them, tagged by
 rules, fine-tune a model; then it and the one it started from play held-out games of both environments. `model.path` is
 the start, by default the household cold start that comes with the recipes. No reinforcement learning: what is measured
-is whether the two environments are the same to a policy. Needs `pip install 'firesteel[alfworld]'` and the package
-`alfworld` (docs, Environments).
+is whether the two environments are the same to a policy. Needs `pip install 'firesteel[alfworld]'` and
+`pip install --no-deps 'alfworld>=0.4.2,<0.5'` (docs, Environments).
 """
 
 from pathlib import Path
 
 from firesteel.coldstart import collect_episodes
 from firesteel.config import Config
-from firesteel.environments.alfworld.generate import write_games
+from firesteel.environments.alfworld.generate import check_installed, write_games
 from firesteel.evaluate import evaluate
 from firesteel.files import write_json_atomic
 
@@ -45,13 +45,16 @@ def config():
 def run(config, session):
     """Games, episodes, fine-tuning, and six evaluations."""
     folder = Path(config.runs_dir) / config.name
+    is_collected = (folder / "random.jsonl").exists()
+    if not is_collected:
+        check_installed()
     folder.mkdir(parents=True, exist_ok=True)
 
     def say(text):
         session.listen("note", {"text": text})
 
     games = folder / "games"
-    if not (folder / "random.jsonl").exists():
+    if not is_collected:
         for split, count in NUM_GAMES.items():
             say(f"writing {count} games of {split}")
             write_games(games, count=count, splits=[split], seed=config.seed, size="small")

@@ -1,8 +1,9 @@
-"""SPARK's branching, SPaRK's rarity-first choice and ToolExpander's hard sampling together, on BFCL's multi-turn tasks.
+"""SPARK's branching, SPaRK's rare tools and hard sampling in one run on BFCL. Needs the extra bfcl and bfcl-eval.
 
-The episode is forked, backends and all, after steps in which the model explores; at every step three responses are
-sampled and the rarest sound one is executed; tasks that no rollout solves are shown with other tasks' solved turns.
-Needs the package `bfcl-eval` and a model that can call tools. It loads and its parts act (tests); it was not run.
+Episodes of its multi-turn tasks are forked, backends and all, after steps in which the model explores; at every step
+three responses are sampled and the rarest sound one is executed; tasks that no rollout solves are shown with other
+tasks' solved turns (ToolExpander). Needs a model that can call tools. It loads and its parts act (tests); it was not
+run.
 """
 
 from firesteel.config import Config

@@ -1,4 +1,4 @@
-"""SPaRK on tools in a small model from scratch: base, tools, SFT, and offline PPO for pairs of selector and rho.
+"""SPaRK on tools in a small model from scratch: SFT, then PPO for pairs of selector and rho. Needs the extra tools.
 
 Every stage is one training of the same loop. The base learns the grammar alone: drawn actions and drawn answers. Then
 for each selector: trajectories of the training questions, a supervised stage on their sound steps and right answers,

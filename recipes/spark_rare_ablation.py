@@ -1,8 +1,8 @@
-"""SPaRK's threshold and rho: 5, 6 and 7 by five values of rho, one seed, with a table and a plot.
+"""SPaRK's threshold and rho: 5, 6 and 7 by five values of rho, one seed. Needs the extras tools and plot.
 
 A lower threshold lets weaker actions in; rho weighs how far below the best they score against whether the step was
 sound. For each threshold: trajectories, a supervised stage, and one PPO run for each rho, from the base of
-`spark_rare`.
+`spark_rare`. A table and a plot.
 """
 
 from pathlib import Path

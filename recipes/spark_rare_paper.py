@@ -1,10 +1,10 @@
-"""SPaRK's offline PPO at the size of its paper: Llama-3.1-8B, QLoRA of rank 8, one GPU of 80 GB. Not run here.
+"""SPaRK's offline PPO at its paper's size: an 8B model, a GPU of 80 GB. Not run here. Needs the extra tools.
 
-Wants `data`, the rows of 2,500 MMLU-Pro questions in five steps each. To write them, and with `--dry-run` to see their
-price: `firesteel trajectories rows --environment mmlu_pro --count 2500 --writer llm --judge llm`, with `--base-url`.
-Then an SFT stage: `firesteel train spark_rare_paper learner.kind=sft name=spark_rare_sft steps=470`, and this with
-`model.lora.adapter=runs/spark_rare_sft/model`. Numbers that the paper does not give are ours: rho, the weight of the
-KL, learning rates, batch, epochs.
+Llama-3.1-8B, QLoRA of rank 8; needs `bitsandbytes`. Wants `data`, the rows of 2,500 MMLU-Pro questions in five steps
+each. To write them, and with `--dry-run` to see their price: `firesteel trajectories rows --environment mmlu_pro
+--count 2500 --writer llm --judge llm`, with `--base-url`. Then an SFT stage: `firesteel train spark_rare_paper
+learner.kind=sft name=spark_rare_sft steps=470`, and this with `model.lora.adapter=runs/spark_rare_sft/model`. Numbers
+that the paper does not give are ours: rho, the weight of the KL, learning rates, batch, epochs.
 """
 
 from firesteel.config import Config

@@ -1,11 +1,11 @@
-"""SPARK on the real ScienceWorld simulator: a cold start from its gold paths, RL, and chain N and chain M beside it.
+"""SPARK on the ScienceWorld simulator, chain N and chain M beside it. Needs the extras scienceworld and plot.
 
 Four stages, none needs attention: episodes of the gold paths of six task types (training variations) and of random
 play; a small model from scratch learns the simulator's language, then the tagged gold paths; RL with branching at
 `<explore>` by checked replay; the same RL without branching at equal tokens. Test variations decide.
 
 `model.path=DIR` (any Hub-format chat model, with `model.lora.rank=8` if it is large) skips the language stage and the
-small model. Needs `pip install 'firesteel[scienceworld]'`.
+small model. Needs `pip install 'firesteel[scienceworld,plot]'`.
 """
 
 from pathlib import Path
@@ -99,7 +99,7 @@ def expert_stage(config, expert):
     """The responses of the gold paths, up to the best evaluation."""
     small = config.model.path is None
     return {
-        "name": f"{config.name}/expert", "steps": 300, "token_budget": None, "tasks_per_step": 4,
+        "name": f"{config.name}/expert", "steps": 800, "token_budget": None, "tasks_per_step": 4,
         "data": [str(expert)],
         "learner": {
             "kind": "sft", "lr": 1e-3 if small else config.learner.lr, "schedule": "cosine", "warmup_steps": 10,

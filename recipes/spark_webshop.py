@@ -1,4 +1,4 @@
-"""SPARK on WebShop: a cold start in the generated shop, then RL with branching at `<explore>`.
+"""SPARK on WebShop: a cold start in the generated shop, then RL with branching. Needs the extra webshop.
 
 Four stages, none needs attention: episodes of the expert, tagged where it has to guess, and of random play; a small
 model from scratch learns the language of the shop's pages, then the expert's responses; RL with branching. 200 held-out
@@ -30,13 +30,13 @@ def config():
             "context": {"mode": "full", "prompts": "goal_last"},
             "rollout": {
                 "criterion": "explore_tag", "num_leaves": 8, "num_roots": 4, "width": 2,
-                "max_turns": 16, "max_response_tokens": 32,
+                "max_turns": 16, "max_response_tokens": 32, "processes": 2,
             },
             "reward": {"name": "score", "success": 1.0, "invalid_penalty": 0.1, "invalid_when": "either"},
             "advantage": {"weighting": "path", "baseline": "group_mean"},
             "loss": {"aggregation": "sequence_mean"},
             "learner": {
-                "lr": 3e-4, "schedule": "linear", "warmup_steps": 1, "minibatches": 4, "micro_batch_tokens": 8192,
+                "lr": 2e-3, "schedule": "linear", "warmup_steps": 4, "minibatches": 8, "micro_batch_tokens": 8192,
             },
             "evaluation": {
                 "every": 5, "num_tasks": 64, "temperature": 1.0, "test_split": "test", "test_tasks": 200,
@@ -97,7 +97,10 @@ def expert_stage(config, expert):
 
 
 def adapted(config, directory):
-    """Where RL starts: the trained model, or with LoRA the base and the trained adapter."""
+    """Where RL starts: the trained model under new adapters, or with LoRA the base and the trained adapter.
+
+    Adapters, although the model is small: in so few episodes the noise of full updates costs most of what they gain.
+    """
     if config.model.lora is None:
-        return {"path": directory}
+        return {"path": directory, "lora": {"rank": 8}}
     return {"lora": config.model.lora.model_dump() | {"adapter": directory}}

@@ -1,4 +1,4 @@
-"""Do few-shot versions of hard samples, or made-up examples, help a weak model to call tools?
+"""Do few-shot versions of hard samples, or made-up examples, help a weak model with tools? Needs the extra plot.
 
 Stages: a cold start that teaches a small model to use demonstrations; the table that says whether examples help it
 with what it cannot solve, without which nothing further is run; then eight arms, each with four learning rates and

@@ -1,4 +1,4 @@
-"""What ToolExpander reports not to work: examples everywhere, mixed in, hard samples dropped, shown in vain, 32 probes.
+"""What ToolExpander reports not to work: examples everywhere, hard samples dropped. Needs the extra plot.
 
 Starts from the cold start of `toolexpander` (made first where it is missing). The table's last column is the minutes
 that an arm took: 32 probes in place of 10 are reported to find 5-8% fewer hard samples in twice the time.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from typer.main import get_command
 
 from firesteel import Config, Task, check_environment
+from firesteel.cli import app
 from firesteel.config import PRESETS, Section, parse_overrides
 from firesteel.recipes import load_recipe
 
@@ -23,6 +26,31 @@ def code_blocks(page: Path, language: str) -> list[str]:
 def train_commands() -> list[str]:
     lines = [line for page in PAGES for block in code_blocks(page, "bash") for line in block.splitlines()]
     return [line.partition("#")[0].strip() for line in lines if line.startswith("firesteel train")]
+
+
+def all_commands() -> list[str]:
+    """Every `firesteel COMMAND ARGUMENT...` of the pages, in a block or in a sentence."""
+    texts = [page.read_text(encoding="utf-8") for page in PAGES]
+    lines = [
+        line.partition(" #")[0].strip()
+        for page in PAGES
+        for block in code_blocks(page, "bash")
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
+    named = [command for text in texts for command in re.findall(r"`(firesteel [^`]+)`", text)]
+    found = [line for line in (*lines, *named) if re.match(r"firesteel [a-z]+ [^`]", line)]
+    return sorted({line.replace("seed=0|1|2", "seed=0").replace("\n", " ") for line in found})
+
+
+def settings_of(cls: Any, prefix: str = "") -> dict[str, bool]:
+    """The dotted names of all settings; True for those that hold names of their own (`options`)."""
+    found: dict[str, bool] = {}
+    for name, field in cls.model_fields.items():
+        sections = [each for each in (field.annotation, *get_args(field.annotation)) if hasattr(each, "model_fields")]
+        found[prefix + name] = not sections and "dict" in str(field.annotation)
+        for section in sections:
+            found |= settings_of(section, f"{prefix}{name}.")
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +97,28 @@ def test_the_settings_of_every_documented_command_exist(command: str) -> None:
     _, _, recipe, *arguments = command.split()
     settings = [argument for argument in arguments if not argument.startswith("--")]
     load_recipe(recipe).config().updated(parse_overrides(settings))
+
+
+@pytest.mark.parametrize("command", all_commands())
+def test_the_command_and_the_options_of_every_documented_command_exist(command: str) -> None:
+    _, name, *arguments = shlex.split(command)
+    found = get_command(app).commands[name]
+    while hasattr(found, "commands"):
+        name, *arguments = arguments
+        found = found.commands[name]
+    settings = found.make_context(name, arguments).params.get("settings") or []
+    if name in ("evaluate", "rollout", "collect"):
+        Config().updated(parse_overrides([each for each in settings if each != "[key=value" and "..." not in each]))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_setting_that_a_page_names_exists(page: Path) -> None:
+    known = settings_of(Config)
+    for span in re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8")):
+        for name in re.findall(r"(?<![\w/.-])[a-z_]+(?:\.[a-z_]+)+(?=[=:.*, ]|$)", span):
+            parent, _, last = name.rpartition(".")
+            if name.partition(".")[0] in known and last not in ("py", "md", "yaml", "json", "jsonl"):
+                assert name in known or known.get(parent), name
 
 
 def test_the_settings_of_the_readme_exist() -> None:

@@ -16,6 +16,7 @@ import yaml
 
 import firesteel
 from firesteel.config import Config
+from firesteel.environments.bfcl.package import VERSION
 from firesteel.recipes import load_recipe, recipe_names, recipe_summaries
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,6 +123,22 @@ def test_every_recipe_loads_says_what_it_does_and_its_settings_survive_a_file(na
     assert Config.load(path).name == name
 
 
+EXTRAS = {
+    "alfworld": "alfworld", "bfcl": "bfcl", "mmlu_pro": "tools", "scienceworld": "scienceworld",
+    "tool_questions": "tools", "webshop": "webshop",
+}  # fmt: skip
+"""The extra of every environment that needs one."""
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_first_line_of_a_recipe_names_the_extras_that_it_needs(name: str) -> None:
+    wanted = {EXTRAS.get(load_recipe(name).config().environment.name)} - {None}
+    source = (ROOT / "recipes" / f"{name}.py").read_text(encoding="utf-8")
+    if re.search(r"\bimport (compare|matplotlib)\b", source):
+        wanted.add("plot")
+    assert wanted <= set(re.findall(r"\w+", recipe_summaries()[name].partition("Needs the extra")[2]))
+
+
 # The wheel
 
 
@@ -210,6 +227,10 @@ def test_every_dependency_is_pinned_in_constraints() -> None:
         *(line for lines in project["optional-dependencies"].values() for line in lines),
     ]
     assert {normalised(re.match(r"[A-Za-z0-9._-]+", line)[0]) for line in wanted} - pinned == set()
+
+
+def test_the_version_of_bfcl_is_the_same_everywhere() -> None:
+    assert f"bfcl-eval=={VERSION}" in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
 
 
 def normalised(name: str) -> str:

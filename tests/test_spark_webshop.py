@@ -42,7 +42,7 @@ def test_every_stage_runs_and_leaves_what_the_next_one_needs(tmp_path: Path, mon
     summary = recipe.run(config, RecipeSession(False, listen))
     assert done == ["spark_webshop/language", "spark_webshop/expert", "spark_webshop/spark"]
     assert (summary["steps"], summary["before"]["n"], summary["after"]["n"]) == (1, 2, 2)
-    assert (Path(summary["model"]) / "config.json").is_file()
+    assert (Path(summary["model"]) / "adapter_config.json").is_file()
     expert, random = (load_episodes(tmp_path / "spark_webshop" / f"{name}.jsonl") for name in ("expert", "random"))
     assert len(random) == 4 and all(episode.success for episode in expert)
     assert {step.drawn for episode in random for step in episode.steps} == {True}

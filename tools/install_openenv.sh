@@ -5,4 +5,5 @@ set -eu
 rm -rf "$2"
 mkdir -p "$2"
 grep -v -e '^pillow==' -e '^tomlkit==' -e '^torch==' constraints.txt > "$2/constraints.txt"
-exec "$1" -m pip install --quiet --disable-pip-version-check --constraint "$2/constraints.txt" --target "$2" openenv
+exec "$1" -m pip install --quiet --disable-pip-version-check --no-warn-conflicts \
+  --constraint "$2/constraints.txt" --target "$2" openenv

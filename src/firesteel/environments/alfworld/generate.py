@@ -16,7 +16,8 @@ from typing import Any
 
 from firesteel.environments.alfworld.engine import close_engine, open_engine
 from firesteel.environments.alfworld.games import FOLDERS, GAME_FILE, KINDS, RELEASE, TASK_FILE, Game
-from firesteel.environments.household.export import camel_case, entity_id
+from firesteel.environments.alfworld.planner import HOW_TO_INSTALL as HOW_TO_INSTALL_PLANNER
+from firesteel.environments.household.export import ALFWORLD_PACKAGE, camel_case, entity_id
 from firesteel.environments.household.generate import make_game
 from firesteel.environments.household.vocabulary import LAMP, OBJECTS, ROOMS
 from firesteel.environments.household.world import Game as Room
@@ -24,7 +25,7 @@ from firesteel.errors import ConfigError, MissingDependency, TaskError
 from firesteel.files import make_directory, write_json_atomic
 from firesteel.plugins import nearest
 
-HOW_TO_INSTALL = "pip install --no-deps 'alfworld>=0.4.2,<0.5' (small, without what it needs for pictures)"
+HOW_TO_INSTALL = f"pip install --no-deps '{ALFWORLD_PACKAGE}' (small, without what it needs for pictures)"
 
 HOUSEHOLD_SPLITS = {"train": "train", "validation": "l0", "test": "l1"}
 """The household split whose games a split has; a policy trained on household has not seen the latter two."""
@@ -74,6 +75,18 @@ def read_source() -> Source:
     )
 
 
+def check_installed() -> None:
+    """Raises `MissingDependency` with all that generating games lacks: the planner library, ALFWorld's rules."""
+    wanted = {
+        "fast_downward": ("the planner library", HOW_TO_INSTALL_PLANNER),
+        "alfworld": ("ALFWorld's rules", HOW_TO_INSTALL),
+    }
+    missing = [each for module, each in wanted.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        names, commands = zip(*missing, strict=True)
+        raise MissingDependency(f"generating games needs {' and '.join(names)}: {' and '.join(commands)}")
+
+
 def _module(path: Path) -> Any:
     spec = importlib.util.spec_from_file_location(f"_firesteel_alfworld_{path.stem}", path)
     assert spec is not None and spec.loader is not None
@@ -111,6 +124,7 @@ def write_games(
         raise ConfigError(f"size must be {' or '.join(map(repr, ROOMS))}, not {size!r}")
     if count < 1:
         raise ConfigError(f"count must be at least 1, not {count}")
+    check_installed()
     written = dict.fromkeys(splits, 0)
     for split in splits:
         for index in range(count):

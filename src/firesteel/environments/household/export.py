@@ -18,6 +18,9 @@ from firesteel.environments.household.vocabulary import LAMP, OBJECTS
 from firesteel.environments.household.world import Game
 from firesteel.errors import EnvironmentFailed, MissingDependency
 
+ALFWORLD_PACKAGE = "alfworld>=0.4.2,<0.5"
+"""The package with ALFWorld's rules and tables; installed without its dependencies, of which none is needed."""
+
 START = "loc_bar_0_bar_0_bar_0_bar_30"
 
 _COMPOUNDS = (
@@ -203,5 +206,5 @@ def _alfworld_data(name: str) -> str:
     # The package is located, not imported: importing it makes a folder in the user's home.
     spec = importlib.util.find_spec("alfworld")
     if spec is None or spec.origin is None:
-        raise MissingDependency("exporting needs the rules that come with ALFWorld; install them: pip install alfworld")
+        raise MissingDependency(f"exporting needs ALFWorld's rules: pip install --no-deps '{ALFWORLD_PACKAGE}'")
     return (Path(spec.origin).parent / "data" / name).read_text()
