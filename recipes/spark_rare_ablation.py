@@ -7,7 +7,8 @@ sound. For each threshold: trajectories, a supervised stage, and one PPO run for
 
 from pathlib import Path
 
-from firesteel.errors import ConfigError, MissingDependency
+from firesteel.compare import load_pyplot
+from firesteel.errors import ConfigError
 from firesteel.files import write_atomic, write_json_atomic
 from firesteel.recipes import load_recipe
 from firesteel.trajectories import TrajectorySettings
@@ -24,6 +25,7 @@ def config():
 
 def run(config, session):
     """All cells; writes `results.json`, `table.md` and `ablation.svg`, and says how long it took."""
+    load_pyplot()
     stages = load_recipe("spark_rare").module
     folder = Path(config.runs_dir) / config.name
     base = session.train(stages.base_stage(config, stages.trajectories(config, session, "base")))["model"]
@@ -82,14 +84,7 @@ def markdown_table(results):
 
 def plot(results, path):
     """Accuracy and tool entropy over rho, one line for each threshold."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise MissingDependency("drawing curves needs matplotlib: pip install 'firesteel[plot]'") from error
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "firesteel"
-    from matplotlib import pyplot
-
+    pyplot = load_pyplot()
     drawing, axes = pyplot.subplots(1, 2, figsize=(9, 3.6))
     for axis, name in zip(axes, ("accuracy", "entropy"), strict=True):
         for threshold in THRESHOLDS:

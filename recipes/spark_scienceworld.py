@@ -11,7 +11,7 @@ small model. Needs `pip install 'firesteel[scienceworld,plot]'`.
 from pathlib import Path
 
 from firesteel.coldstart import collect_episodes
-from firesteel.compare import compare
+from firesteel.compare import compare, load_pyplot
 from firesteel.config import Config
 
 TASK_TYPES = (
@@ -57,6 +57,7 @@ def config():
 
 def run(config, session):
     """Collects, cold-starts, trains the arms and writes the table."""
+    load_pyplot()
     folder = Path(config.runs_dir) / config.name
     folder.mkdir(parents=True, exist_ok=True)
 

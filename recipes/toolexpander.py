@@ -11,7 +11,7 @@ from pathlib import Path
 
 from firesteel.annotate import collect_expert_episodes, save_episodes
 from firesteel.branching import Chain
-from firesteel.compare import compare, plot_curves
+from firesteel.compare import compare, load_pyplot, plot_curves
 from firesteel.config import Config
 from firesteel.environments.tool_calls import ToolCalls
 from firesteel.evaluate import evaluate
@@ -77,6 +77,7 @@ def config():
 
 def run(config, session):
     """Cold start, table, arms."""
+    load_pyplot()
     folder = Path(config.runs_dir) / config.name
     config = config.updated({"model": {"path": cold_start(config, session)["model"]}})
     table = first_table(config)

@@ -6,6 +6,7 @@ that an arm took: 32 probes in place of 10 are reported to find 5-8% fewer hard 
 
 from pathlib import Path
 
+from firesteel.compare import load_pyplot
 from firesteel.recipes import load_recipe
 
 BASE = load_recipe("toolexpander").module
@@ -34,6 +35,7 @@ def config():
 
 def run(config, session):
     """Every arm with every rate and seed of `toolexpander`."""
+    load_pyplot()
     start = Path(config.runs_dir) / "toolexpander" / "cold_start" / "model"
     if not start.is_dir():
         start = BASE.cold_start(config.updated({"name": "toolexpander"}), session)["model"]

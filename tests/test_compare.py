@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
+
+import pytest
 
 from firesteel.compare import compare, curve, markdown_table, plot_curves, point_before
 from firesteel.config import Config
+from firesteel.errors import MissingDependency
 from firesteel.recipes import RecipeSession
 
 
@@ -79,3 +84,10 @@ def test_arms_and_seeds_become_runs(tmp_path, monkeypatch):
     assert (tmp_path / "x" / "table.md").read_text() == result["text"]
     stored = json.loads((tmp_path / "x" / "results.json").read_text())["chain"]
     assert [run["curve"] for run in stored] == [[[0.0, 0.25], [5.0, 0.5]]] * 2
+
+
+def test_what_draws_is_missed_before_anything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    config = Config.build({"name": "arms", "runs_dir": str(tmp_path)})
+    with pytest.raises(MissingDependency, match=r"firesteel\[plot\]"):
+        compare(config, RecipeSession(False, lambda event, facts: pytest.fail(event)), {"one": {}}, [0])

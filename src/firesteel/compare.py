@@ -26,6 +26,7 @@ def compare(
     Seeds are the outer loop, and the files are written after each: a cut-off comparison has a table of whole blocks.
     With `--continue` finished runs are kept. With `reference` the table holds each arm's paired difference to that arm.
     """
+    load_pyplot()
     folder = Path(config.runs_dir) / config.name
     results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in arms}
     written: dict[str, Any] = {}
@@ -104,8 +105,8 @@ def _interval(values: np.ndarray) -> str:
     return f"{100 * values.mean():+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
-def plot_curves(results: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, *, title: str) -> Path:
-    """Validation success against generated tokens: the mean of the seeds, with a band of one standard error."""
+def load_pyplot() -> Any:
+    """matplotlib's pyplot, set up to draw the same file every time. Called first, what is missing is said at once."""
     try:
         import matplotlib
     except ImportError as error:
@@ -114,6 +115,12 @@ def plot_curves(results: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, 
     matplotlib.rcParams["svg.hashsalt"] = "firesteel"
     from matplotlib import pyplot
 
+    return pyplot
+
+
+def plot_curves(results: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, *, title: str) -> Path:
+    """Validation success against generated tokens: the mean of the seeds, with a band of one standard error."""
+    pyplot = load_pyplot()
     figure, axes = pyplot.subplots(figsize=(7, 4.2))
     for arm, runs in results.items():
         curves = [np.array(run["curve"]) for run in runs if run["curve"]]
