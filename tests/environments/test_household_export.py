@@ -66,7 +66,7 @@ def test_goals_by_hand():
 
 def test_exporting_needs_alfworld_and_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "alfworld", None)
-    with pytest.raises(MissingDependency, match="pip install alfworld"):
+    with pytest.raises(MissingDependency, match="pip install --no-deps 'alfworld>="):
         export_alfworld(small_game())
 
 
