@@ -22,13 +22,14 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "firesteel needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)."; \
 	  echo "Name a newer one, for example: make $(or $(MAKECMDGOALS),test) PYTHON=python3.12"; exit 1; }
-	@echo "setting up $(VENV) (once; a few minutes)"
+	@echo "setting up $(VENV): torch, transformers and what they need (once; 1.3 GB, some minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP_INSTALL) "$$(grep '^torch==' constraints.txt)"
 	@$(PIP_INSTALL) --editable .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core
+	@echo "adding what the tests need (once; 0.5 GB, some minutes)"
 	@$(PIP_INSTALL) --editable '.[dev,plot,scienceworld,tools,webshop,bfcl]'
 	@$(PIP_INSTALL) --no-deps bfcl-eval
 	@touch $@

@@ -1,4 +1,4 @@
-"""Does branching at `<explore>` pay? Six arms at equal generated tokens, five seeds. Needs the extra plot.
+"""Does branching at `<explore>` pay? Seven arms at equal generated tokens, five seeds. Needs the extra plot.
 
 Arms: chain N (8 roots), chain M (4 roots), a random tag at the policy's own rate, a fixed probability, entropy
 (ARPO), and the explore tag (SPARK); and the control, SPARK with rewards permuted inside each tree. An explore arm

@@ -99,6 +99,49 @@ def test_a_part_whose_process_is_killed_is_grown_again(generator: TorchGenerator
     assert shape(trees) == shape(grown(generator, 1))
 
 
+class Leaving(Deadly):
+    """Ends every other process as if all were well."""
+
+    def step(self, action: str) -> StepResult:
+        if os.getpid() != Deadly.survivor:
+            os._exit(0)
+        return super().step(action)
+
+
+def test_a_part_whose_process_leaves_is_grown_again(generator: TorchGenerator) -> None:
+    Deadly.survivor = os.getpid()
+    with pytest.warns(UserWarning, match="ended early; its part is grown again"):
+        trees = grown(generator, 2, lambda: Leaving(size="small", admissible=False))
+    assert shape(trees) == shape(grown(generator, 1))
+
+
+def test_nothing_waits_for_what_the_work_has_started() -> None:
+    def work() -> int:
+        started = os.fork()
+        if started == 0:
+            time.sleep(60)
+            os._exit(0)
+        return started
+
+    begin = time.monotonic()
+    started = Fork(work).result()
+    assert isinstance(started, int)
+    assert time.monotonic() - begin < 30
+    assert is_gone(started)
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, within some seconds; one that nobody has waited for counts as ended."""
+    for _ in range(100):
+        try:
+            if ") Z" in Path(f"/proc/{pid}/stat").read_text():
+                return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
 class Mistaken(Household):
     """Cannot play the last task."""
 
@@ -122,9 +165,7 @@ def test_another_process_ends_with_what_waits_for_it() -> None:
 
 
 def test_more_than_a_pipe_holds_comes_back() -> None:
-    fork = Fork(lambda: list(range(10**6)))
-    assert fork.result() == list(range(10**6))
-    fork.end()
+    assert Fork(lambda: list(range(10**6))).result() == list(range(10**6))
 
 
 def test_tasks_are_split_evenly_and_in_order() -> None:
@@ -145,6 +186,21 @@ def test_a_run_is_repeatable_and_threads_are_as_before(tiny_model: Path, tmp_pat
     finally:
         torch.set_num_threads(threads)
     assert differing_files(tmp_path / "one" / "small", tmp_path / "other" / "small") == []
+
+
+class Wandering(Household):
+    """Changes the current directory."""
+
+    def reset(self, task: Task, *, seed: int) -> Observation:
+        os.chdir("/")
+        return super().reset(task, seed=seed)
+
+
+def test_a_run_stays_where_it_began(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = {"environment": {"name": f"{__name__}:Wandering"}}
+    train(small_config(tiny_model, Path("runs"), name, {"steps": 1}))
+    assert (tmp_path / "runs" / "small" / "summary.json").exists()
 
 
 @pytest.mark.parametrize(

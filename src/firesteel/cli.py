@@ -55,7 +55,6 @@ def train(
     """Train a recipe. The run lies in `runs/NAME`; a killed one goes on with `--resume runs/NAME`."""
     from firesteel.progress import Progress
     from firesteel.recipes import load_recipe, run_recipe
-    from firesteel.train import train as train_config
 
     overrides = {} if resume else parse_overrides(settings or [])
     if resume is not None:
@@ -75,9 +74,18 @@ def train(
         finish(planned(config), as_json)
         return
     prepare()
+    where = Path(config.runs_dir) / config.name
+    console.print(f"training '{config.name}' in {where}", markup=False, highlight=False, soft_wrap=True)
     with Progress(console) as progress:
         summary = start(listen=progress)
     finish(summary, as_json)
+
+
+def train_config(config: Config, **options: Any) -> dict[str, Any]:
+    """`firesteel.train.train`, imported when everything that can be refused at once has been."""
+    from firesteel.train import train
+
+    return train(config, **options)
 
 
 @app.command()

@@ -16,8 +16,10 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -101,50 +103,58 @@ def _grow_part(
 
 
 class Fork:
-    """A copy of this process that does some work and sends back what comes out of it."""
+    """A copy of this process that does some work and sends back what comes out of it.
+
+    It has a process group of its own: whatever the work has started ends with it.
+    """
 
     def __init__(self, work: Callable[[], Any]) -> None:
-        self._read, write = os.pipe()
+        self._receiver, sender = Pipe(duplex=False)
         parent = os.getpid()
         with warnings.catch_warnings():
             # Python 3.12 warns where other threads run, as the one that draws progress bars: the copy needs none.
             warnings.simplefilter("ignore", DeprecationWarning)
             self._pid = os.fork()
         if self._pid == 0:
-            _do_and_exit(work, write, parent)
-        os.close(write)
+            _do_and_exit(work, sender, parent)
+        sender.close()
+        with suppress(OSError):  # whoever is first, the copy or we
+            os.setpgid(self._pid, self._pid)
         self._is_over = False
 
     def result(self) -> Any:
         """What the work returned, as soon as it is done; None if it did not come to its end."""
-        with os.fdopen(self._read, "rb", closefd=False) as stream:
-            sent = stream.read()
-        _, status = os.waitpid(self._pid, 0)
-        self._is_over = True
-        return pickle.loads(sent) if status == 0 else None
+        ended = os.pidfd_open(self._pid)
+        try:
+            # What the work has started may hold the pipe open after it: the end of the process counts, too.
+            wait([self._receiver, ended])
+            return pickle.loads(self._receiver.recv_bytes()) if self._receiver.poll() else None
+        except Exception:  # boundary: it was killed while it sent, or an object of the user's cannot be read back
+            return None
+        finally:
+            os.close(ended)
+            self.end()
 
     def end(self) -> None:
-        """Stops it if it still works. Calling it twice is fine."""
+        """Stops it, and what it has started. Calling it twice is fine."""
         if not self._is_over:
-            os.kill(self._pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
+            self._receiver.close()
             self._is_over = True
-        if self._read >= 0:
-            os.close(self._read)
-            self._read = -1
 
 
-def _do_and_exit(work: Callable[[], Any], write: int, parent: int) -> None:
+def _do_and_exit(work: Callable[[], Any], sender: Connection, parent: int) -> None:
     """What the copy does. It never returns, and ends with its parent: nothing else may hold the run's lock."""
-    status = 1
     try:
+        with suppress(OSError):
+            os.setpgid(0, 0)
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
         if os.getppid() == parent:
-            with os.fdopen(write, "wb") as stream:
-                pickle.dump(work(), stream, protocol=pickle.HIGHEST_PROTOCOL)
-            status = 0
+            sender.send_bytes(pickle.dumps(work(), protocol=pickle.HIGHEST_PROTOCOL))
     finally:
-        os._exit(status)
+        os._exit(0)
 
 
 @contextmanager

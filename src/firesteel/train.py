@@ -139,7 +139,8 @@ def train(config: Config, *, resume: bool = False, listen: Listener = silent) ->
     set_up_torch(config)
     # Opened first, so that settings that cannot work leave no directory behind.
     session = open_session(config, listen)
-    with Run.create(Path(config.runs_dir) / config.name, config.model_dump(mode="json"), resume=resume,
+    # Absolute: an environment may change the current directory.
+    with Run.create(Path(config.runs_dir).absolute() / config.name, config.model_dump(mode="json"), resume=resume,
                     may_differ=MAY_DIFFER) as run:  # fmt: skip
         checkpoint = run.load_checkpoint()
         if checkpoint is None:

@@ -395,6 +395,13 @@ def test_wrong_orders_for_games_are_refused(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_place_where_nothing_can_be_written_is_said_before_a_game_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr("firesteel.environments.alfworld.generate.check_installed", lambda: None)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="games cannot be written into '.*file': .*; name another directory"):
+        write_games(tmp_path / "file", count=1)
+
+
 def test_atoms_are_read_as_the_library_writes_them():
     class Raw:
         def __init__(self, name: str) -> None:

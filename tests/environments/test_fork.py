@@ -68,6 +68,14 @@ class Replayed(Adder):
     fork_rung = "replay"
 
 
+class SavedAfterAll(Replayed):
+    """Derives from a class that is replayed, and is not."""
+
+    fork_rung = "snapshot"
+    snapshot = Saved.snapshot
+    restore = Saved.restore
+
+
 def started(cls: type[Adder], *actions: str, **options: Any) -> Adder:
     environment = cls(**options)
     environment.reset(TASK, seed=3)
@@ -76,7 +84,7 @@ def started(cls: type[Adder], *actions: str, **options: Any) -> Adder:
     return environment
 
 
-@pytest.mark.parametrize("cls", [Copied, Saved, Replayed])
+@pytest.mark.parametrize("cls", [Copied, Saved, Replayed, SavedAfterAll])
 def test_a_rung_is_all_that_a_class_has_to_name(cls):
     parent = started(cls, "5", "7", start=10)
     child = timed_fork(parent)

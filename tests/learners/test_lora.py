@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,12 @@ def test_an_adapter_comes_back_from_disk(tmp_path: Path) -> None:
     loaded, saved = adapter_tensors(again), adapter_tensors(wrapped)
     assert loaded.keys() == saved.keys()
     assert all(torch.equal(loaded[name], saved[name]) for name in saved)
+
+
+def test_the_names_in_an_adapters_settings_are_in_order(tmp_path: Path) -> None:
+    save_adapter(trained(tiny()), tmp_path)
+    names = json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
+    assert len(names) > 3 and names == sorted(names)
 
 
 def test_a_loaded_adapter_can_go_on_training_or_not(tmp_path: Path) -> None:

@@ -187,7 +187,9 @@ def _recorded_reset(reset: Callable[..., Observation]) -> Callable[..., Observat
     @functools.wraps(reset)
     def recorded(self: Environment, task: Task, *, seed: int) -> Observation:
         observation = reset(self, task, seed=seed)
-        self._recorded = History(task, seed, [], [observation])
+        # A class that derives from a replayed one may fork in another way.
+        if self.fork_rung == "replay":
+            self._recorded = History(task, seed, [], [observation])
         return observation
 
     recorded._is_recorded = True  # type: ignore[attr-defined]
@@ -197,6 +199,8 @@ def _recorded_reset(reset: Callable[..., Observation]) -> Callable[..., Observat
 def _recorded_step(step: Callable[..., StepResult]) -> Callable[..., StepResult]:
     @functools.wraps(step)
     def recorded(self: Environment, action: str) -> StepResult:
+        if self.fork_rung != "replay":
+            return step(self, action)
         if self._recorded is None:
             raise EnvironmentFailed(f"{type(self).__name__} was stepped before its first reset; call reset first")
         num_steps = len(self._recorded.actions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Sequence
@@ -106,6 +107,12 @@ def save_adapter(model: PeftModel, directory: str | Path) -> None:
     _require_adapter(model)
     # "auto" would ask the Hub for the base model's vocabulary; the embedding is never trained here
     model.save_pretrained(str(directory), save_embedding_layers=False)
+    # peft keeps the names in a set, whose order is another in every process
+    file = Path(directory) / "adapter_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    if isinstance(settings["target_modules"], list):
+        settings["target_modules"].sort()
+    file.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def _wrap(model: PreTrainedModel, config: LoraConfig) -> PeftModel:

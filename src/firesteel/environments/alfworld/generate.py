@@ -125,6 +125,10 @@ def write_games(
     if count < 1:
         raise ConfigError(f"count must be at least 1, not {count}")
     check_installed()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"games cannot be written into '{out}': {error.strerror}; name another directory") from error
     written = dict.fromkeys(splits, 0)
     for split in splits:
         for index in range(count):
