@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -19,7 +21,7 @@ from firesteel.errors import (
     StepTimeout,
     TaskError,
 )
-from firesteel.guard import SETUP_MISTAKES, checked, guarded
+from firesteel.guard import SETUP_MISTAKES, guarded, readable, shown, text_of, told
 
 
 def test_what_goes_well_goes_through() -> None:
@@ -32,7 +34,7 @@ def test_what_goes_well_goes_through() -> None:
 def test_any_exception_becomes_an_environment_failure_with_its_cause(error: Exception) -> None:
     with pytest.raises(EnvironmentFailed) as caught, guarded("step 'pull' of task 't'", 5.0):
         raise error
-    assert str(caught.value) == f"step 'pull' of task 't': {type(error).__name__}: {error}"
+    assert str(caught.value) == f"step 'pull' of task 't': {told(error)}"
     assert caught.value.__cause__ is error
 
 
@@ -60,10 +62,27 @@ def test_an_environment_that_calls_exit_has_failed() -> None:
         sys.exit(0)
 
 
-def test_a_result_of_another_kind_is_an_error() -> None:
-    assert checked(int, 3, "step") == 3
-    with pytest.raises(TypeError, match="step returned 'three', wanted int"):
-        checked(int, "three", "step")
+class Mute(Exception):
+    """An error, and a value, that cannot be shown."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+def test_errors_and_values_that_cannot_be_shown_are_told() -> None:
+    assert told(ValueError("no lever")) == "ValueError: no lever" and told(RecursionError()) == "RecursionError"
+    assert told(Mute()) == "Mute: (its __str__ raises, so its text cannot be shown)"
+    assert shown([1, 2]) == "[1, 2]" and shown(Mute()) == "(its __repr__ raises)" and shown("a" * 9, width=3) == "'aa"
+    assert readable("a\ud800b\U0001f600") == "a\ufffdb\U0001f600" and text_of(OSError("\udcff")) == "\ufffd"
+    with pytest.raises(EnvironmentFailed, match="^step: Mute: "), guarded("step", 5.0):
+        raise Mute
+
+
+def test_stop_iteration_is_a_failure_too() -> None:
+    with pytest.raises(EnvironmentFailed, match="^step: StopIteration: done$"), guarded("step", 5.0):
+        raise StopIteration("done")
 
 
 def state() -> tuple[Any, float]:
@@ -89,6 +108,27 @@ def test_a_time_out_is_not_mistaken_for_the_environments_own_error() -> None:
                 pass
         except StepTimeout:
             raise OSError("broken pipe") from None
+
+
+def test_a_time_out_that_was_caught_is_one_still() -> None:
+    before = state()
+    with pytest.raises(StepTimeout, match="^step: no answer after 0.05 s"), guarded("step", 0.05), suppress(Exception):
+        time.sleep(5)
+    with pytest.raises(StepTimeout, match="^step: no answer after 0.05 s"), guarded("step", 0.05):
+        try:
+            time.sleep(5)
+        except StepTimeout:
+            raise CannotFork("no answer") from None
+    assert state() == before
+
+
+def test_a_loop_that_catches_every_exception_is_ended() -> None:
+    start = time.monotonic()
+    with pytest.raises(StepTimeout, match="^step: no answer after 0.05 s"), guarded("step", 0.05):
+        while time.monotonic() < start + 10:
+            with suppress(Exception):
+                time.sleep(10)
+    assert time.monotonic() < start + 5
 
 
 def test_other_threads_are_guarded_without_a_timer() -> None:

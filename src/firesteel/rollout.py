@@ -23,9 +23,10 @@ from firesteel.config import RolloutConfig
 from firesteel.context import ContextBuilder, HistoryStep
 from firesteel.environments.base import Environment
 from firesteel.environments.blame import blamed
+from firesteel.environments.contract import checked_observation, checked_result, checked_text
 from firesteel.environments.fork import timed_fork
 from firesteel.errors import ConfigError, ContextOverflow, EnvironmentFailed
-from firesteel.guard import checked, guarded
+from firesteel.guard import guarded, text_of
 from firesteel.overlap import Overlap
 from firesteel.processes import Named, grow_apart
 from firesteel.responses import ParsedResponse
@@ -165,7 +166,7 @@ class Grower:
             with blamed("the environment's constructor", advice=advice, error_class=ConfigError):
                 environment = self.make_environment()
         except EnvironmentFailed as error:
-            self._end(leaf, None, "failed", str(error))
+            self._end(leaf, None, "failed", text_of(error))
             return None
         self._open[id(environment)] = environment
         return Lane(name, tree, budget, leaf, environment, Observation(""))
@@ -180,13 +181,14 @@ class Grower:
     def _reset(self, lane: Lane) -> bool:
         task = lane.tree.task
         try:
-            with guarded(f"reset of task '{task.id}'", self.step_timeout_s):
-                lane.observation = checked(Observation, lane.environment.reset(task, seed=task.seed), "reset")
-                goal = lane.environment.goal
+            what = f"reset of task '{task.id}'"
+            with guarded(what, self.step_timeout_s):
+                lane.observation = checked_observation(lane.environment.reset(task, seed=task.seed), what)
+                goal = checked_text(lane.environment.goal, f"goal after {what}")
             self._show_opening(lane.tree, goal, lane.observation)
         except (EnvironmentFailed, ContextOverflow) as error:
             status = "failed" if isinstance(error, EnvironmentFailed) else "overflow"
-            self._end(lane.leaf, lane.environment, status, str(error))
+            self._end(lane.leaf, lane.environment, status, text_of(error))
             return False
         return True
 
@@ -335,11 +337,11 @@ class Grower:
         lane.exploring = step.explore
         lane.first_entropies_T = lane.first_entropies_T or completion.entropies
         try:
-            with guarded(f"step '{step.action}' of task '{tree.task.id}' at turn {lane.turn}", self.step_timeout_s):
-                result = checked(StepResult, lane.environment.step(step.action), "step")
-                checked(Observation, result.observation, "step, as observation,")
+            what = f"step '{step.action}' of task '{tree.task.id}' at turn {lane.turn}"
+            with guarded(what, self.step_timeout_s):
+                result = checked_result(lane.environment.step(step.action), what)
         except EnvironmentFailed as error:
-            self._end(leaf, lane.environment, "failed", str(error))
+            self._end(leaf, lane.environment, "failed", text_of(error))
             return None
         self.stats.environment_steps += 1
         return self._observe(lane, node, step, result)
@@ -349,10 +351,10 @@ class Grower:
         leaf = lane.leaf
         lane.observation = result.observation
         step.observation = result.observation.text
-        step.reward = float(result.reward)
-        step.understood = bool(result.info.get("valid", True))
-        leaf.success = bool(result.info.get("success", result.terminated and result.reward > 0))
-        leaf.score = float(result.info.get("score", leaf.score + result.reward))
+        step.reward = result.reward
+        step.understood = result.info.get("valid", True)
+        leaf.success = result.info.get("success", result.terminated and result.reward > 0)
+        leaf.score = result.info.get("score", leaf.score + result.reward)
         last_turn = lane.turn + 1 >= self.config.max_turns
         if result.terminated or result.truncated or last_turn:
             self._end(leaf, lane.environment, "finished" if result.terminated else "truncated", None)
@@ -360,7 +362,7 @@ class Grower:
         try:
             self._feed(lane, node)
         except ContextOverflow as error:
-            self._end(leaf, lane.environment, "overflow", str(error))
+            self._end(leaf, lane.environment, "overflow", text_of(error))
             return None
         return step
 
@@ -395,7 +397,7 @@ class Grower:
                 environment = timed_fork(lane.environment)
                 self._open[id(environment)] = environment
         except EnvironmentFailed as error:
-            self._end(leaf, None, "failed", str(error))
+            self._end(leaf, None, "failed", text_of(error))
             return None
         self.stats.forks += 1
         if environment.origin is not None:
@@ -417,7 +419,7 @@ class Grower:
             with guarded(f"close after leaf {leaf.index}", self.step_timeout_s):
                 environment.close()
         except EnvironmentFailed as error:
-            leaf.failure = failure or str(error)
+            leaf.failure = failure or text_of(error)
 
 
 def tree_names(tasks: Sequence[Task]) -> list[str]:

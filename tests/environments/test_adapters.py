@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, ClassVar, Final
 
 import pytest
 from plain_classes import Counter, Echo, Grid, Notes
+from test_guard import Mute
 
 from firesteel.environments import environment_class
 from firesteel.environments.adapters import adapt
@@ -109,14 +110,59 @@ async def waiting(self, name: str):
     """Uses."""
 
 
+def unfinished_type(self, name: "int["):  # noqa: F722
+    """Uses."""
+
+
+def missing_type(self, name: "json.nope"):  # noqa: UP037
+    """Uses."""
+
+
+def final(self, name: Final[int]):
+    """Uses."""
+
+
+def class_variable(self, name: ClassVar[int]):
+    """Uses."""
+
+
+final.__annotations__["name"] = Final[int]  # as without postponed annotations
+class_variable.__annotations__["name"] = ClassVar[int]
+
+
+def text_final(self, name: Final[int]):
+    """Uses."""
+
+
+def no_self():
+    """Uses."""
+
+
+def named_self(*, self: int):
+    """Uses."""
+
+
+async def drawing(self, name: str):
+    """Uses."""
+    yield name
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
+        (unfinished_type, "its type hints cannot be read \\(SyntaxError: "),
+        (missing_type, "its type hints cannot be read \\(AttributeError: "),
+        (final, "parameter 'name' has a type that no parameter can have \\("),
+        (class_variable, "parameter 'name' has a type that no parameter can have \\("),
+        (text_final, "its type hints cannot be read \\(TypeError: typing.Final"),
+        (no_self, "takes no self; write def use\\(self, ...\\), or put @staticmethod before it"),
+        (named_self, "takes no self; write def use\\(self, ...\\), or put @staticmethod before it"),
+        (drawing, "is async or a generator; write it as a plain method"),
         (variadic, "parameter 'names' takes any number of arguments; name each one"),
         (keywords, "parameter 'names' takes arguments of any name; name each one"),
         (positional, "parameter 'name' is positional only; name each one"),
         (untyped, "parameter 'name' has no type; write name: str, say"),
-        (unknown_type, "its type hints cannot be read \\(name 'Nowhere' is not defined\\)"),
+        (unknown_type, "its type hints cannot be read \\(NameError: name 'Nowhere' is not defined\\)"),
         (no_json, "a parameter has a type that JSON cannot hold \\("),
         (silent, "has no docstring, and the model reads it to know what the tool does"),
         (waiting, "is async or a generator; write it as a plain method"),
@@ -209,6 +255,37 @@ def test_a_class_may_save_and_restore_its_state():
     assert (child.goal, child.origin.rung) == (parent.goal, "snapshot")
     assert child.step(call("add", amount=1)).observation.text == "The count is 4."
     assert parent.step(call("add", amount=3)).observation.text == "The count is 8."
+
+
+def test_a_result_that_is_no_json_and_an_error_without_text_are_answers():
+    class Odd:
+        def cycle(self) -> list[Any]:
+            """Returns itself."""
+            value: list[Any] = []
+            value.append(value)
+            return value
+
+        def keys(self) -> dict[Any, int]:
+            """Returns odd keys."""
+            return {(1, 2): 3}
+
+        def fail(self) -> None:
+            """Fails."""
+            raise Mute
+
+    environment = started(adapt(Odd))
+    for name, error in (("cycle", "ValueError: Circular reference"), ("keys", "TypeError: keys must be")):
+        result = environment.step(call(name))
+        assert result.observation.text.startswith(f"{name}: its result cannot be written as JSON ({error}")
+        assert result.observation.text.endswith("with text as keys") and not result.info["valid"]
+    assert environment.step(call("fail")).observation.text.startswith("fail failed: (its __str__ raises")
+
+
+def test_lone_surrogates_of_a_call_are_replaced():
+    tools = find_tools(Notes)
+    assert read_call('{"name": "\\ud800"}', tools)[2].startswith("There is no tool '\ufffd'")
+    for text, kept in (("\\ud800", "\ufffd"), ("\\ud83d\\ude00", "\U0001f600"), ("\\u00e9", "\u00e9")):
+        assert read_call(f'{{"name": "write", "arguments": {{"text": "{text}"}}}}', tools)[1] == {"text": kept}
 
 
 def test_a_time_limit_inside_a_tool_is_no_answer_of_the_tool():

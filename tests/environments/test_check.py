@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -182,17 +183,58 @@ def moving_expert(self):
     [
         (
             {"reset": drifting_reset},
-            "check 'reset' failed at step 0 of task 'count-0' in a used environment: wanted as",
+            "check 'reset' failed at step 0 of task 'count-0' after another episode in the same env",
         ),
-        ({"reset": leaking_reset}, "check 'reset' failed at step 0 of task 'count-0' in a used environment"),
+        ({"reset": leaking_reset}, "check 'reset' failed at step 0 of task 'count-0' after another episode in"),
         ({"step": drifting_step}, "check 'step' failed at step 1 \\('(up|down)'\\) of task .* in a fresh environment"),
-        ({"step": moody_step}, "check 'step' .*: wanted as before reward [0-9.]+, got reward [0-9.]+$"),
+        ({"step": moody_step}, "check 'step' .*: wanted as before reward [0-9.]+, got reward [0-9.]+; look for someth"),
         ({"expert": moving_expert}, "check 'step' failed at step 1 "),
     ],
 )
 def test_a_lie_about_determinism_is_found(methods, message):
     with pytest.raises(EnvironmentFailed, match=f"^Liar: {message}"):
         check_environment(broken("Liar", **methods))
+
+
+def test_texts_that_differ_are_shown_with_a_hint():
+    def step(self, action):
+        result = Counter.step(self, action)
+        text = f"{'before ' * 40}drawn {next(CLOCK)}{' after' * 40}"
+        return self.change(result, observation=Observation(text, ("up",)))
+
+    with pytest.raises(EnvironmentFailed) as caught:
+        check_environment(broken("Liar", step=step))
+    piece = r"\.\.\.[a-z ]*drawn \d+[a-z ]*\.\.\."
+    advice = "look for something random: random, time, id() or the order of a set; draw from a generator seeded by"
+    assert re.search(
+        f"wanted as before observation {piece}, got observation {piece}; {re.escape(advice)}", str(caught.value)
+    )
+    assert len(str(caught.value)) < 600
+    with pytest.raises(
+        EnvironmentFailed, match=r"observation 'at -?\d+', .*got observation 'at -?\d+', .*; the fork shares"
+    ):
+        check_environment(broken("Fork", fork=shared), steps=6)
+
+
+def surrogate_goal(self, task, *, seed):
+    observation = Counter.reset(self, task, seed=seed)
+    self.goal = "\udcff"
+    return observation
+
+
+@pytest.mark.parametrize(
+    ("methods", "where"),
+    [
+        ({"show": lambda self: Observation("at \ud800")}, "text of reset"),
+        ({"show": lambda self: Observation("at", ("up\ud800",))}, "text of reset"),
+        ({"step": lambda self, action: StepResult(Observation("\ud800"))}, r"text of step\('\w+'\)"),
+        ({"reset": surrogate_goal}, "goal after reset"),
+    ],
+)
+def test_text_that_utf8_cannot_hold_is_refused(methods, where):
+    message = f"failed at {where}: wanted text without lone surrogates, which UTF-8 cannot hold, got str '"
+    with pytest.raises(EnvironmentFailed, match=message):
+        check_environment(broken("Odd", **methods))
 
 
 def test_a_goal_that_changes_is_found():
@@ -293,6 +335,7 @@ def test_a_wrong_fork_is_found(methods, message):
         ),
         (with_step("Wrong", observation="at 1"), "result of step\\('\\w+'\\): wanted an Observation, got str"),
         (with_step("Wrong", reward=float("nan")), "reward of step\\('\\w+'\\): wanted a finite number, got float nan"),
+        (with_step("Wrong", reward=10**400), "reward of step\\('\\w+'\\): wanted a finite number, got int 1000"),
         (with_step("Wrong", reward=True), "reward of step\\('\\w+'\\): wanted a finite number, got bool True"),
         (with_step("Wrong", terminated=0), "terminated of step\\('\\w+'\\): wanted a bool, got int 0"),
         (with_step("Wrong", truncated=None), "truncated of step\\('\\w+'\\): wanted a bool, got NoneType None"),

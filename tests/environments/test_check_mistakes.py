@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import user_mistakes
+from test_guard import Mute
 from typer.testing import CliRunner
 from user_mistakes import Fine, LeaveInit, NeedsSize
 
@@ -81,6 +82,16 @@ def test_tools_lack_what_their_class_promises() -> None:
 def test_an_interrupt_is_no_mistake_of_the_environment() -> None:
     with pytest.raises(KeyboardInterrupt), blamed("step"):
         raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("error", [StopIteration, Mute])
+@pytest.mark.parametrize("method", ["__init__", "reset", "step", "fork", "expert", "close"])
+def test_odd_errors_are_named_too(error: type[Exception], method: str) -> None:
+    def fail(*arguments: object, **options: object) -> object:
+        raise error
+
+    with pytest.raises(EnvironmentFailed, match=rf"raised {error.__name__}.*line \d+, in fail\); mend it there$"):
+        check_environment(type("Odd", (Fine,), {method: fail}))
 
 
 def test_errors_of_firesteel_pass_as_they_are() -> None:

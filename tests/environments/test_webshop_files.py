@@ -195,6 +195,7 @@ def test_a_file_that_was_cut_off(tmp_path: Path, name: str, share: float) -> Non
         (b'{"B1": {}}', ("wanted a list of products, got dict",)),
         (b"3", ("wanted a list of products, got int",)),
         (b"[]", ("items_shuffle.json has no product",)),
+        (b"[" * 100_000, ("items_shuffle.json' is nested too deeply", "damaged: get it again")),
     ],
 )
 def test_a_file_of_something_else(tmp_path: Path, content: bytes, parts: tuple[str, ...]) -> None:

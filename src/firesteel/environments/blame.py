@@ -9,11 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from firesteel.errors import EnvironmentFailed, FiresteelError
+from firesteel.guard import cause, told
 
 _PACKAGE = Path(__file__).parent.parent
 _CALLERS = {
     *(str(_PACKAGE / name) for name in ("cli.py", "plugins.py", "policy.py", "rollout.py")),
-    *(str(_PACKAGE / "environments" / f"{name}.py") for name in ("__init__", "base", "blame", "check", "fork", "pool")),
+    *(
+        str(_PACKAGE / "environments" / f"{name}.py")
+        for name in ("__init__", "base", "blame", "check", "contract", "fork", "pool")
+    ),
 }
 """Files that call a user's code: a traceback goes through them, whatever is wrong."""
 
@@ -35,10 +39,9 @@ def blamed(
     except FiresteelError:
         raise
     except (Exception, SystemExit) as error:  # boundary: a user's code may raise anything, and may call sys.exit
-        raised = ": ".join(filter(None, (type(error).__name__, str(error))))
         place = place_of(error)
-        told = f"{raised} ({place}); mend it there" if place else f"{raised}; {advice}"
-        raise error_class(f"{what} raised {told}") from error
+        end = f" ({place}); mend it there" if place else f"; {advice}"
+        raise error_class(f"{what} raised {told(error)}{end}") from cause(error)
 
 
 def place_of(error: BaseException) -> str:

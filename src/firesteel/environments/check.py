@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from firesteel.environments import environment_class
-from firesteel.environments.base import FORK_RUNGS, Environment, observation_hash
+from firesteel.environments.base import FORK_RUNGS, Environment
 from firesteel.environments.blame import blamed
+from firesteel.environments.contract import checked_observation, checked_result, require
 from firesteel.errors import CannotFork, ConfigError, EnvironmentFailed, FiresteelError, TaskError
-from firesteel.types import ExpertStep, Observation, StepResult, Task
+from firesteel.guard import readable, text_of
+from firesteel.types import ExpertStep, Observation, Task
 
 IMPORT = "its import"
 """How the import of a class is announced."""
@@ -129,6 +130,14 @@ def check_named(
 
 _FORK_ORDERS = ("fork first", "parent first", "in turn")
 _KNOWN_INFO = ("success", "score", "valid")
+_RANDOM = "something random: random, time, id() or the order of a set; draw from a generator seeded by reset's seed"
+_HINTS = {
+    "reset": f"look for {_RANDOM}, and begin anew in reset",
+    "step": f"look for {_RANDOM}; or for a state that all objects share, such as a class attribute",
+    "fork": "the fork shares state with its parent, or lacks a part of it; copy all of it",
+}
+_SHOWN = 120
+"""How many characters of two different texts a message shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +145,11 @@ class _Moment:
     """What a step (or a reset) showed, in comparable form."""
 
     observation: str
+    admissible: tuple[str, ...] | None = None
     reward: float = 0.0
     terminated: bool = False
     truncated: bool = False
-    info: str = ""
+    info: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_last(self) -> bool:
@@ -216,7 +226,7 @@ class _Check:
         with self._new() as environment:
             episode = self._record(environment, task, rng)
             _, again = self._reset(environment, task, episode.seed)
-            self._compare(episode, 0, "reset", again, "in a used environment")
+            self._compare(episode, 0, "reset", again, "after another episode in the same environment object")
             self._close(environment)
             self._close(environment)
         with self._new() as environment:
@@ -252,6 +262,7 @@ class _Check:
         episode = _Episode(task, seed, environment.goal, [], [first])
         is_goal = isinstance(episode.goal, str) and bool(episode.goal.strip())
         self._require("contract", "goal after reset", is_goal, "a sentence", episode.goal)
+        self._require_readable("goal after reset", episode.goal)
         while len(episode.actions) < self._steps and not episode.moments[-1].is_last:
             action = self._choose(environment, observation, episode, rng)
             if action is None:
@@ -333,7 +344,7 @@ class _Check:
         except CannotFork as error:
             raise EnvironmentFailed(
                 f"{self._name}: check 'fork' failed at step {depth}: wanted a fork, since fork_rung is "
-                f"'{self._rung}', got CannotFork ({error})"
+                f"'{self._rung}', got CannotFork ({text_of(error)})"
             ) from error
         self._fork_depths.append(depth)
         is_new = isinstance(child, Environment) and child is not parent
@@ -347,7 +358,9 @@ class _Check:
             start = time.perf_counter()
             observation = environment.reset(task, seed=seed)
             self._reset_s.append(time.perf_counter() - start)
-        return observation, _Moment(self._hash(observation, "reset"))
+            checked_observation(observation, "reset", self._broken("contract"))
+        self._require_readable("text of reset", observation.text, *(observation.admissible or ()))
+        return observation, _Moment(observation.text, observation.admissible)
 
     def _step(self, environment: Environment, action: str) -> tuple[Observation, _Moment]:
         where = f"step({action!r})"
@@ -355,37 +368,12 @@ class _Check:
             start = time.perf_counter()
             result = environment.step(action)
             self._step_s.append(time.perf_counter() - start)
-        self._require("contract", where, isinstance(result, StepResult), "a StepResult", result)
-        hashed = self._hash(result.observation, where)
-        is_finite = _is_number(result.reward) and math.isfinite(result.reward)
-        self._require("contract", f"reward of {where}", is_finite, "a finite number", result.reward)
-        for name in ("terminated", "truncated"):
-            value = getattr(result, name)
-            self._require("contract", f"{name} of {where}", isinstance(value, bool), "a bool", value)
-        self._check_info(result.info, where)
-        known = {key: result.info[key] for key in _KNOWN_INFO if key in result.info}
-        moment = _Moment(hashed, float(result.reward), result.terminated, result.truncated, str(known))
-        return result.observation, moment
-
-    def _check_info(self, info: object, where: str) -> None:
-        self._require("contract", f"info of {where}", isinstance(info, Mapping), "a mapping", info)
-        assert isinstance(info, Mapping)
-        for key in ("success", "valid"):
-            is_right = isinstance(info.get(key, True), bool)
-            self._require("contract", f"info['{key}'] of {where}", is_right, "a bool", info.get(key))
-        score = info.get("score", 0.0)
-        is_right = _is_number(score) and 0.0 <= score <= 1.0
-        self._require("contract", f"info['score'] of {where}", is_right, "a number from 0 to 1", score)
-
-    def _hash(self, observation: object, where: str) -> str:
-        is_observation = isinstance(observation, Observation)
-        self._require("contract", f"result of {where}", is_observation, "an Observation", observation)
-        assert isinstance(observation, Observation)
-        self._require("contract", f"text of {where}", isinstance(observation.text, str), "a str", observation.text)
-        listed = observation.admissible
-        is_right = listed is None or (isinstance(listed, tuple) and all(isinstance(action, str) for action in listed))
-        self._require("contract", f"admissible of {where}", is_right, "a tuple of str or None", listed)
-        return observation_hash(observation)
+            checked = checked_result(result, where, self._broken("contract"))
+        observation: Observation = result.observation
+        self._require_readable(f"text of {where}", observation.text, *(observation.admissible or ()))
+        known = {key: checked.info[key] for key in _KNOWN_INFO if key in checked.info}
+        seen = observation.text, observation.admissible
+        return observation, _Moment(*seen, checked.reward, checked.terminated, checked.truncated, known)
 
     def _compare(self, episode: _Episode, step: int, check: str, got: _Moment, where: str) -> None:
         expected = episode.moments[step]
@@ -394,7 +382,8 @@ class _Check:
             action = f" ({episode.actions[step - 1]!r})" if step else ""
             wanted = ", ".join(_differences(expected, got))
             came = ", ".join(_differences(got, expected))
-            self._fail(check, f"step {step}{action} of task '{episode.task.id}' {where}", f"as before {wanted}", came)
+            place = f"step {step}{action} of task '{episode.task.id}' {where}"
+            self._fail(check, place, f"as before {wanted}", f"{came}; {_HINTS[check]}")
 
     @contextmanager
     def _new(self) -> Iterator[Environment]:
@@ -421,19 +410,25 @@ class _Check:
         with self._calling("close"):
             environment.close()
 
-    @contextmanager
-    def _calling(self, what: str, advice: str = "mend it") -> Iterator[None]:
+    def _calling(self, what: str, advice: str = "mend it") -> AbstractContextManager[None]:
         """Around every call of the environment's code."""
         self._announce(what)
-        with blamed(f"{self._name}: {what}", advice=advice):
-            yield
+        return blamed(f"{self._name}: {what}", advice=advice)
+
+    def _require_readable(self, where: str, *texts: str) -> None:
+        for text in texts:
+            is_readable = readable(text) == text
+            self._require("contract", where, is_readable, "text without lone surrogates, which UTF-8 cannot hold", text)
 
     def _require(self, check: str, where: str, holds: bool, wanted: str, got: object) -> None:
-        if not holds:
-            self._fail(check, where, wanted, f"{type(got).__name__} {got!r:.200}")
+        require(holds, f"{self._broken(check)}{where}", wanted, got)
 
     def _fail(self, check: str, where: str, wanted: str, got: object) -> None:
-        raise EnvironmentFailed(f"{self._name}: check '{check}' failed at {where}: wanted {wanted}, got {got}")
+        raise EnvironmentFailed(f"{self._broken(check)}{where}: wanted {wanted}, got {got}")
+
+    def _broken(self, check: str) -> str:
+        """How the message of a failed check begins."""
+        return f"{self._name}: check '{check}' failed at "
 
 
 def _schedule(
@@ -452,11 +447,19 @@ def _is_list(value: object) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def _differences(moment: _Moment, other: _Moment) -> list[str]:
     """The fields of `moment` that differ from the other's, as text."""
-    fields = (field.name for field in dataclasses.fields(_Moment))
-    return [f"{name} {getattr(moment, name)}" for name in fields if getattr(moment, name) != getattr(other, name)]
+    names = (each.name for each in dataclasses.fields(_Moment))
+    pairs = ((name, getattr(moment, name), getattr(other, name)) for name in names)
+    return [f"{name} {_cut(repr(mine), repr(theirs))}" for name, mine, theirs in pairs if mine != theirs]
+
+
+def _cut(text: str, other: str) -> str:
+    """The text around the place where it begins to differ from another."""
+    if len(text) <= _SHOWN:
+        return text
+    same = (mine == theirs for mine, theirs in zip(text, other, strict=False))
+    first = next((place for place, is_same in enumerate(same) if not is_same), min(len(text), len(other)))
+    start = max(0, min(first - _SHOWN // 3, len(text) - _SHOWN))
+    end = start + _SHOWN
+    return f"{'...' * (start > 0)}{text[start:end]}{'...' * (end < len(text))}"

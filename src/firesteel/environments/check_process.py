@@ -16,6 +16,7 @@ from firesteel import errors
 from firesteel.environments.check import IMPORT, CheckReport, check_named
 from firesteel.environments.pool_worker import Channel, WorkerLost, die_with
 from firesteel.errors import EnvironmentFailed, FiresteelError, StepTimeout
+from firesteel.guard import text_of
 
 _START_S = 60.0
 """The shortest limit of the start and the import, which may load much."""
@@ -95,6 +96,6 @@ def main(descriptor: int, owner: int) -> None:
     try:
         report = check_named(name, options, announce=lambda call: channel.send(("call", call)), **settings)
     except FiresteelError as error:
-        channel.send((type(error).__name__, str(error)))
+        channel.send((type(error).__name__, text_of(error)))
     else:
         channel.send(("report", report))

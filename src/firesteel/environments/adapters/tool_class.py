@@ -11,6 +11,7 @@ from firesteel.environments.adapters.rows import class_tasks
 from firesteel.environments.adapters.tools import Tool, describe, find_tools, read_call
 from firesteel.environments.base import Environment
 from firesteel.errors import EnvironmentFailed, FiresteelError
+from firesteel.guard import text_of, told
 from firesteel.types import Observation, StepResult, Task
 
 FINISH = "finish"
@@ -99,11 +100,16 @@ class ToolClass(Environment):
         except FiresteelError:
             raise  # a time limit that was exceeded, say
         except Exception as error:  # boundary: what a tool raises is how it tells the agent that a call was wrong
-            problem = f"{name} failed: {error or type(error).__name__}"
+            problem = f"{name} failed: {text_of(error) or type(error).__name__}"
             return problem, problem
         if result is None:
             return f"{name}: done.", ""
-        return (result if isinstance(result, str) else json.dumps(result, default=str)), ""
+        try:
+            return (result if isinstance(result, str) else json.dumps(result, default=str)), ""
+        except Exception as error:  # boundary: cycles and odd keys, and `str` of whatever the tool returned
+            hint = "return text, or lists and dicts of plain values with text as keys"
+            problem = f"{name}: its result cannot be written as JSON ({told(error)}); {hint}"
+            return problem, problem
 
     def _reward_so_far(self) -> float:
         reward = (

@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NotRequired, Required
 
@@ -14,6 +15,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 from typing_extensions import TypedDict
 
 from firesteel.errors import ConfigError
+from firesteel.guard import readable, told
 from firesteel.plugins import nearest
 
 RESERVED = ("reset", "close", "get_reward", "tasks", "snapshot", "restore")
@@ -26,6 +28,8 @@ _REFUSED_KINDS = {
     inspect.Parameter.VAR_KEYWORD: "takes arguments of any name",
     inspect.Parameter.POSITIONAL_ONLY: "is positional only",
 }
+
+_SELF_KINDS = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +89,27 @@ def _tool(cls: type, name: str, member: Any) -> Tool:
     function = member.__func__ if isinstance(member, (staticmethod, classmethod)) else member
     if not inspect.isfunction(function):
         raise ConfigError(f"{where} is no plain method; begin its name with _ if it is not meant as a tool")
-    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+    is_lazy = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    if any(test(function) for test in is_lazy):
         raise ConfigError(f"{where} is async or a generator; write it as a plain method that returns its result")
     summary = inspect.cleandoc(function.__doc__ or "")
     if not summary:
         raise ConfigError(f"{where} has no docstring, and the model reads it to know what the tool does")
     try:
         hints = typing.get_type_hints(function, include_extras=True)
-    except (NameError, TypeError) as error:
-        raise ConfigError(f"{where}: its type hints cannot be read ({error})") from error
-    parameters = list(inspect.signature(function).parameters.values())[not isinstance(member, staticmethod) :]
+    except Exception as error:  # boundary: hints written as text are code
+        raise ConfigError(f"{where}: its type hints cannot be read ({told(error)})") from error
+    parameters = list(inspect.signature(function).parameters.values())
+    if not isinstance(member, staticmethod):
+        if not parameters or parameters[0].kind not in _SELF_KINDS:
+            raise ConfigError(f"{where} takes no self; write def {name}(self, ...), or put @staticmethod before it")
+        del parameters[0]
+    fields = _fields(where, parameters, hints)
+    return Tool(name, f"{name}({', '.join(map(_shown, parameters))})", _help(summary), _adapter(where, name, fields))
+
+
+def _fields(where: str, parameters: Sequence[inspect.Parameter], hints: dict[str, Any]) -> dict[str, Any]:
+    """The parameters as fields of a `TypedDict`."""
     fields: dict[str, Any] = {}
     for parameter in parameters:
         if parameter.kind in _REFUSED_KINDS:
@@ -102,8 +117,12 @@ def _tool(cls: type, name: str, member: Any) -> Tool:
         if parameter.name not in hints:
             raise ConfigError(f"{where}: parameter '{parameter.name}' has no type; write {parameter.name}: str, say")
         is_needed = parameter.default is inspect.Parameter.empty
-        fields[parameter.name] = (Required if is_needed else NotRequired)[hints[parameter.name]]
-    return Tool(name, f"{name}({', '.join(map(_shown, parameters))})", _help(summary), _adapter(where, name, fields))
+        try:
+            fields[parameter.name] = (Required if is_needed else NotRequired)[hints[parameter.name]]
+        except TypeError as error:
+            reason = f"parameter '{parameter.name}' has a type that no parameter can have ({error})"
+            raise ConfigError(f"{where}: {reason}; write a plain one, such as int") from error
+    return fields
 
 
 def _adapter(where: str, name: str, fields: dict[str, Any]) -> TypeAdapter[Any]:
@@ -140,6 +159,12 @@ def describe(tools: dict[str, Tool]) -> str:
     return "\n".join((FORMAT, *(f"- {tool.signature}: {tool.help}" for tool in tools.values())))
 
 
+def _read_json(text: str) -> Any:
+    """A JSON value whose texts are readable: an escape such as \\ud800 alone is a character that UTF-8 cannot hold."""
+    value = json.loads(readable(text))
+    return json.loads(readable(json.dumps(value, ensure_ascii=False))) if "\\u" in text else value
+
+
 def read_call(action: str, tools: dict[str, Tool]) -> tuple[str, dict[str, Any], str]:
     """(name, arguments, what is wrong): the last is "" exactly where the tool can be called with the arguments.
 
@@ -147,7 +172,7 @@ def read_call(action: str, tools: dict[str, Tool]) -> tuple[str, dict[str, Any],
     """
     begin, end = action.find("{"), action.rfind("}")
     try:
-        call = json.loads(action[begin : end + 1])
+        call = _read_json(action[begin : end + 1])
     except (ValueError, RecursionError):
         return "", {}, f"This is no tool call. {FORMAT} Tools: {', '.join(tools)}."
     if not isinstance(call, dict) or not isinstance(call.get("name"), str):
@@ -157,7 +182,7 @@ def read_call(action: str, tools: dict[str, Tool]) -> tuple[str, dict[str, Any],
         return "", {}, f"There is no tool '{name}'{nearest(name, tools)}. Tools: {', '.join(tools)}."
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments)
+            arguments = _read_json(arguments)
         except (ValueError, RecursionError):
             return "", {}, f'"arguments" of {name} is no JSON object. Usage: {tools[name].signature}.'
     if not isinstance(arguments, dict):

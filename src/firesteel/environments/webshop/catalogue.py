@@ -145,6 +145,8 @@ def _read_json(path: Path) -> Any:
         what = "ends in the middle" if is_cut else "is not JSON"
         where = f"line {error.lineno}, column {error.colno}: {error.msg}"
         raise StoreError(f"'{path}' {what} ({where}); it is cut off or damaged: get it again") from error
+    except RecursionError as error:
+        raise StoreError(f"'{path}' is nested too deeply to be read; the file is damaged: get it again") from error
 
 
 def _require_kind(value: Any, kind: type, folder: Path, name: str) -> Any:
