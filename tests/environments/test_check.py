@@ -325,7 +325,7 @@ def test_a_wrong_fork_is_found(methods, message):
         (broken("Wrong", show=lambda self: "at 0"), "result of reset: wanted an Observation, got str 'at 0'"),
         (broken("Wrong", show=lambda self: Observation(b"at")), "text of reset: wanted a str, got bytes b'at'"),
         (
-            broken("Wrong", show=lambda self: Observation("", ["up"])),
+            broken("Wrong", show=lambda self: Observation("", {"up"})),
             "admissible of reset: wanted a tuple of str or None",
         ),
         (broken("Wrong", show=lambda self: Observation("", (1,))), "admissible of reset: .* got tuple \\(1,\\)"),
