@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from firesteel.advantages import WEIGHTINGS
 from firesteel.branching import CRITERIA
-from firesteel.config import PRESETS, Config, Section, merge, parse_overrides, read_yaml
+from firesteel.config import PRESETS, Config, EnvironmentConfig, Section, merge, parse_overrides, read_yaml
 from firesteel.curriculum import CURRICULA
 from firesteel.environments import ENVIRONMENTS
 from firesteel.errors import ConfigError
@@ -304,3 +304,14 @@ def test_files_that_hold_no_settings_are_named(content: str, message: str, tmp_p
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"config file '.*none.yaml' does not exist"):
         Config.load(tmp_path / "none.yaml")
+
+
+def test_a_section_may_be_given_by_its_name_alone() -> None:
+    layers = [{"environment": {"name": "webshop", "options": {"pages": "rich"}}}, {"environment": "household"}]
+    assert Config.build(*layers).environment == EnvironmentConfig(name="household")
+    overrides = parse_overrides(["environment=my_module:MyEnv", "environment.options.size=3", "reward=score"])
+    assert overrides == {
+        "environment": {"name": "my_module:MyEnv", "options": {"size": 3}}, "reward": {"name": "score"},
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="model"):
+        Config.build({"model": "gpt"})

@@ -18,7 +18,7 @@ from firesteel.config_ppo import PpoConfig as PpoConfig
 from firesteel.config_stability import RescueConfig as RescueConfig
 from firesteel.config_stability import StabilityConfig as StabilityConfig
 from firesteel.errors import ConfigError
-from firesteel.overrides import merge, read_yaml
+from firesteel.overrides import in_full, merge, read_yaml
 from firesteel.overrides import parse_overrides as parse_overrides
 from firesteel.plugins import nearest
 from firesteel.presets import PRESETS as PRESETS
@@ -162,7 +162,8 @@ class RolloutConfig(Section):
     last bit: other batches round differently, and `random_tag` counts its rate in another order."""
     processes: int = Field(default=1, ge=1)
     """In how many processes the trees of a step are grown, one core each; evaluations, too. On Linux without an
-    accelerator; elsewhere it is one. The results depend on it to the last bit: other batches round differently."""
+    accelerator; elsewhere it is one. They are forks, so that no environment may need a thread, or a lock that one holds.
+    The results depend on it to the last bit: other batches round differently."""
     fill_with_roots: bool = False
     """Top up a task that used less than N leaves with further roots (ARPO does, SPARK does not)."""
     pad_groups: bool = False
@@ -421,7 +422,7 @@ class Config(Section):
             ConfigError: an unknown key (with the nearest name), a wrong type, or a contradiction.
         """
         merged: dict[str, Any] = {}
-        for layer in layers:
+        for layer in map(in_full, layers):
             if _names_another_environment(merged, layer):
                 merged["environment"].pop("options", None)
             merged = merge(merged, layer)

@@ -11,6 +11,14 @@ import yaml
 
 from firesteel.errors import ConfigError
 
+NAMED = ("environment", "reward", "curriculum", "rescue")
+"""Sections that a name alone stands for: `environment=webshop` is `environment.name=webshop`."""
+
+
+def in_full(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in which a section that is only named is written out."""
+    return {key: {"name": value} if key in NAMED and isinstance(value, str) else value for key, value in layer.items()}
+
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Nested dictionaries merged key by key; anything else in `over` replaces. `options` mappings merge too."""
@@ -36,7 +44,7 @@ def parse_overrides(arguments: list[str]) -> dict[str, Any]:
             raise ConfigError(f"the value of '{argument}' is not YAML: {error}") from error
         for part in reversed(key.split(".")):
             value = {part: value}
-        result = merge(result, value)
+        result = merge(result, in_full(value))
     return result
 
 
