@@ -48,6 +48,26 @@ def actions(tree: Tree) -> list[list[str]]:
 # structure
 
 
+class Replayed(Household):
+    """Forks by playing its actions again."""
+
+    fork_rung = "replay"
+    fork = Environment.fork
+
+
+def test_a_fork_says_on_the_tree_what_it_cost() -> None:
+    (task,) = Household.tasks("train", count=1, size="small")
+    # leaf 0 explores at its second step: its fork plays both steps again
+    lines = {(0, leaf, turn): think("look") for leaf in (0, 1, 2) for turn in (0, 1, 2)} | {(0, 0, 1): explore("look")}
+    make = lambda: Replayed(size="small", admissible=False)  # noqa: E731
+    growing = grower(script(lines, [task]), make)
+    (tree,) = growing.grow([task], seed=0)
+    forks = [(node.fork_rung, node.fork_replayed_steps) for node in tree.nodes if node.fork_rung]
+    assert forks == [("replay", 2)]
+    assert growing.stats.replayed_steps == 2 and growing.stats.fork_s > 0
+    assert Tree.from_dict(tree.to_dict()) == tree
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_the_tree_of_one_branching_by_hand(mode: str) -> None:
     lines = {(0, 0, 0): explore("left"), (0, 2, 1): think("other")}

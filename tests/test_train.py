@@ -109,7 +109,9 @@ def test_a_run_writes_metrics_timings_trees_checkpoints_and_a_summary(reference:
     for name in ("losses/policy", "losses/clip_fraction", "learner/grad_norm", "rollout/success", "explore/ratio"):
         assert all(name in row for row in rows), name
     assert not [name for row in rows for name in row if "seconds" in name]
-    assert {"seconds/step", "seconds/rollout", "seconds/update"} <= read_jsonl(reference / "timings.jsonl")[0].keys()
+    assert {"seconds/step", "seconds/rollout", "seconds/forks", "seconds/update"} <= read_jsonl(
+        reference / "timings.jsonl"
+    )[0].keys()
     store = TreeStore(reference / "trees")
     assert (store.steps(), len(store)) == ([0, 1, 2], 6)
     assert [path.name for path in list_checkpoints(reference)] == ["step-000002", "step-000003"]

@@ -401,7 +401,9 @@ class Grower:
             return None
         self.stats.forks += 1
         if environment.origin is not None:
-            lane.tree.nodes[lane.leaf.node].fork_rung = environment.origin.rung
+            point = lane.tree.nodes[lane.leaf.node]
+            point.fork_rung = environment.origin.rung
+            point.fork_replayed_steps += environment.origin.replayed_steps
             self.stats.fork_s += environment.origin.seconds
             self.stats.replayed_steps += environment.origin.replayed_steps
         return Lane(

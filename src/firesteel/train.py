@@ -155,8 +155,11 @@ def train(config: Config, *, resume: bool = False, listen: Listener = silent) ->
             found: dict[str, float] = {}
             progress = session.generated_tokens / config.token_budget if config.token_budget is not None else 0.0
             with timed(timings, "seconds/step"):
+                forks_s = session.grower.stats.fork_s if session.grower is not None else 0.0
                 with timed(timings, "seconds/rollout"):
                     trees = next_trees(session, step, found)
+                if session.grower is not None:
+                    timings["seconds/forks"] = session.grower.stats.fork_s - forks_s
                 with timed(timings, "seconds/update"):
                     batch = pack(trees, weighting=config.advantage.weighting, aggregation=config.loss.aggregation,
                                  prompt_weight=config.learner.prompt_weight)  # fmt: skip

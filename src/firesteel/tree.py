@@ -43,7 +43,11 @@ class Step:
 
 @dataclass(slots=True)
 class Node:
-    """One segment. `width` is the number of continuations granted below it (M at the root prompt, b at a branch)."""
+    """One segment. `width` is the number of continuations granted below it (M at the root prompt, b at a branch).
+
+    Where an environment was forked, `fork_rung` says how, and `fork_replayed_steps` how many steps its forks played
+    again; the seconds that forks took are in `timings.jsonl`, since a tree holds nothing that differs between runs.
+    """
 
     index: int
     parent: int
@@ -57,6 +61,7 @@ class Node:
     policy_version: int | None = None
     width: int = 1
     fork_rung: str | None = None
+    fork_replayed_steps: int = 0
     step: Step | None = None
 
 
