@@ -92,13 +92,6 @@ class Deadly(Household):
         return super().step(action)
 
 
-def test_a_part_whose_process_is_killed_is_grown_again(generator: TorchGenerator) -> None:
-    Deadly.survivor = os.getpid()
-    with pytest.warns(UserWarning, match="ended early; its part is grown again"):
-        trees = grown(generator, 2, lambda: Deadly(size="small", admissible=False))
-    assert shape(trees) == shape(grown(generator, 1))
-
-
 class Leaving(Deadly):
     """Ends every other process as if all were well."""
 
@@ -108,10 +101,11 @@ class Leaving(Deadly):
         return super().step(action)
 
 
-def test_a_part_whose_process_leaves_is_grown_again(generator: TorchGenerator) -> None:
+@pytest.mark.parametrize("cls", [Deadly, Leaving])
+def test_a_part_whose_process_ends_early_is_grown_again(generator: TorchGenerator, cls: type[Deadly]) -> None:
     Deadly.survivor = os.getpid()
     with pytest.warns(UserWarning, match="ended early; its part is grown again"):
-        trees = grown(generator, 2, lambda: Leaving(size="small", admissible=False))
+        trees = grown(generator, 2, lambda: cls(size="small", admissible=False))
     assert shape(trees) == shape(grown(generator, 1))
 
 

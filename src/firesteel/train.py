@@ -40,7 +40,7 @@ from firesteel.prompts import PROMPTS
 from firesteel.report import rollout_metrics
 from firesteel.rescue import Rescue, make_rescue
 from firesteel.rewards import REWARDS, pad_groups
-from firesteel.rollout import Grower, derive_seed
+from firesteel.rollout import Grower, RolloutStats, derive_seed
 from firesteel.run import Run
 from firesteel.stability import CollapseDetector
 from firesteel.training_state import capture_rng, join_state, restore_rng, split_state
@@ -148,6 +148,7 @@ def train(config: Config, *, resume: bool = False, listen: Listener = silent) ->
         else:
             session.restore(checkpoint.tensors, checkpoint.state)
         keep_ledger(session, run)
+        stats = RolloutStats() if session.grower is None else session.grower.stats
         for step in range(run.start_step, config.steps):
             if session.is_spent or session.is_stopped:
                 break
@@ -155,11 +156,10 @@ def train(config: Config, *, resume: bool = False, listen: Listener = silent) ->
             found: dict[str, float] = {}
             progress = session.generated_tokens / config.token_budget if config.token_budget is not None else 0.0
             with timed(timings, "seconds/step"):
-                forks_s = session.grower.stats.fork_s if session.grower is not None else 0.0
+                forks_s = stats.fork_s
                 with timed(timings, "seconds/rollout"):
                     trees = next_trees(session, step, found)
-                if session.grower is not None:
-                    timings["seconds/forks"] = session.grower.stats.fork_s - forks_s
+                timings["seconds/forks"] = stats.fork_s - forks_s
                 with timed(timings, "seconds/update"):
                     batch = pack(trees, weighting=config.advantage.weighting, aggregation=config.loss.aggregation,
                                  prompt_weight=config.learner.prompt_weight)  # fmt: skip
