@@ -50,9 +50,9 @@ def test_an_option_of_the_wrong_type_is_refused_before_anything_is_made(
     ],
 )
 def test_options_of_the_right_types_pass(name: str, options: dict[str, Any]) -> None:
-    environment_class(name, options)
+    assert environment_class(name, options) is environment_class(name)
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_options_that_the_constructor_does_not_know_are_left_to_it(name: str) -> None:
-    environment_class(name, {"unheard_of": 1})
+    assert environment_class(name, {"unheard_of": 1}) is environment_class(name)
