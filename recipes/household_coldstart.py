@@ -1,8 +1,7 @@
 """The small household model that quickstart starts from: language from random play, then 300 expert episodes.
 
-Three stages. `language` learns every token of random play, each drawn action with what the expert would think there,
-and of the expert's episodes. `reading` goes on with the thoughts in front: whether the wanted object is among those
-just seen, and its number. Of the games of 12 random actions those are kept in which a wanted object comes into sight (a
+Two stages. `language` learns every token of random play, each drawn action with what the expert would think there, and
+of the expert's episodes. Of the games of 12 random actions those are kept in which a wanted object comes into sight (a
 little more than half); one action in five was possible earlier and need not be now, to show failing actions too.
 `expert` fine-tunes on responses alone: the 300 expert episodes, tagged by rules, and fewer random games, whose drawn
 actions are not imitated; with the expert's episodes alone the model forgets how to read. The best of its evaluations on
@@ -16,8 +15,7 @@ from firesteel.annotate import load_episodes, save_episodes
 from firesteel.coldstart import collect_episodes
 from firesteel.config import Config
 
-GAMES = {"random.jsonl": 16_000, "more_random.jsonl": 26_000}
-"""Files of random games, of which the second holds the first: the stages read them in different shares."""
+RANDOM_GAMES = 16_000
 
 
 def config():
@@ -43,37 +41,30 @@ def config():
 
 
 def run(config, session):
-    """Collects the episodes, then trains the three stages."""
+    """Collects the episodes, then trains the two stages."""
     folder = Path(config.runs_dir) / config.name
     folder.mkdir(parents=True, exist_ok=True)
-    expert, random, more = (str(folder / name) for name in ("expert.jsonl", *GAMES))
+    expert, random = str(folder / "expert.jsonl"), str(folder / "random.jsonl")
     collect(config, folder, lambda text: session.listen("note", {"text": text}))
     tiny = {"hidden": 128, "layers": 3, "max_context": 1024, "initializer_range": 0.05}
     language = {
         "name": f"{config.name}/language", "steps": 5000, "data": [random, *[expert] * 10], "model": {"tiny": tiny},
         "learner": {"lr": 2e-3, "warmup_steps": 50, "prompt_weight": 1.0}, "evaluation": {"every": 0},
     }  # fmt: skip
-    reading = {
-        "name": f"{config.name}/reading", "steps": 2000, "data": [random, more, expert],
-        "learner": {"lr": 1e-3, "warmup_steps": 50, "prompt_weight": 0.1}, "evaluation": {"every": 0},
-    }  # fmt: skip
-    last = {"name": f"{config.name}/expert", "data": [random, *[expert] * 40]}
-    done = session.train(config.updated(language))
-    for stage in (reading, last):
-        done = session.train(config.updated(stage, {"model": {"path": done["model"], "tiny": None}}))
-    return done
+    model = session.train(config.updated(language))["model"]
+    last = {"name": f"{config.name}/expert", "data": [random, *[expert] * 40], "model": {"path": model}}
+    return session.train(config.updated(last))
 
 
 def collect(config, folder, say):
     """Writes the files of episodes that are not there yet."""
     if not (folder / "expert.jsonl").exists():
         collect_episodes(config.updated({"seed": 1}), folder / "expert.jsonl", count=300, say=say)
-    for name, count in GAMES.items():
-        if not (folder / name).exists():
-            play = folder / f"play_{name}"
-            collect_episodes(config.updated({"seed": 2}), play, count=count, policy="random", max_steps=12,
-                             narrate=True, stale_share=0.2, say=say)  # fmt: skip
-            save_episodes(folder / name, [episode for episode in load_episodes(play) if comes_into_sight(episode)])
+    if not (folder / "random.jsonl").exists():
+        play = folder / "play.jsonl"
+        collect_episodes(config.updated({"seed": 2}), play, count=RANDOM_GAMES, policy="random", max_steps=12,
+                         narrate=True, stale_share=0.2, say=say)  # fmt: skip
+        save_episodes(folder / "random.jsonl", [episode for episode in load_episodes(play) if comes_into_sight(episode)])
 
 
 def comes_into_sight(episode):

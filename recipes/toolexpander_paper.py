@@ -21,7 +21,7 @@ def config():
             "tasks_per_step": BATCH,
             "model": {"path": "Qwen/Qwen2.5-1.5B-Instruct", "dtype": "bfloat16"},
             "environment": {
-                "name": "tool_calls", "split": "all",
+                "name": "tool_calls", "split": "all", "num_tasks": SAMPLES,
                 "options": {"source": "xlam", "path": "xlam_function_calling_60k.json"},
             },
             "curriculum": {"options": {"steps_per_round": STEPS_PER_EPOCH}},

@@ -138,3 +138,11 @@ def test_the_papers_recipe_counts_what_it_would_cost(tmp_path: Path) -> None:
     plan = estimate(config.updated({"model": {"path": str(tmp_path)}}))
     assert plan["parameters"] == 1_543_714_304  # what the model's card calls 1.54B
     assert plan["generated_tokens_at_most"] == 610 * 1024 * 5 * 8192
+    # ten rounds; 10 rollouts of each sample, and 10 more for each of three draws of examples
+    assert plan["probe_rounds"] == 10
+    assert plan["probe_tokens_at_most"] == 10 * 62_687 * 40 * 8192
+    assert "probe tokens at most" in plan["text"]
+    unknown = config.updated({"environment": {"num_tasks": None}, "curriculum": {"options": {"mode": "drop"}}})
+    plan = estimate(unknown.updated({"model": {"path": str(tmp_path)}}))
+    assert plan["probe_rollouts_per_task_and_round_at_most"] == 10
+    assert "probe_tokens_at_most" not in plan

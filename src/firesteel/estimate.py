@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from firesteel.config import Config
@@ -17,7 +18,8 @@ def estimate(config: Config) -> dict[str, Any]:
     """Bounds for a configuration; `text` is for people.
 
     Tokens assume that every leaf plays all turns and uses all response tokens; evaluations are not counted, and
-    learning from stored episodes generates nothing else. Memory counts weights, gradients and AdamW moments of what is
+    learning from stored episodes generates nothing else. Probes of a hard-sampling curriculum are counted as if no
+    rollout of them solved anything, where `environment.num_tasks` says how many tasks there are. Memory counts weights, gradients and AdamW moments of what is
     trained, and in `full` contexts the KV cache of one step's leaves; activations come on top.
 
     Raises:
@@ -31,10 +33,30 @@ def estimate(config: Config) -> dict[str, Any]:
         "generated_tokens_per_step_at_most": tokens_per_step,
         "generated_tokens_at_most": tokens_per_step * config.steps,
     }
+    if grows and config.curriculum.name == "hard_sampling":
+        result |= _probes(config)
     if config.model.path is not None:
         result |= _memory(config, leaves)
     result["text"] = "\n".join(_line(key, value) for key, value in result.items())
     return result
+
+
+def _probes(config: Config) -> dict[str, int]:
+    """What a round's probes come to at most: raw rollouts of each task, and as many for every draw of examples."""
+    from firesteel.hard_sampling import HardSampling
+
+    defaults = inspect.signature(HardSampling).parameters
+    mode, steps, rollouts, attempts = (
+        config.curriculum.options.get(name, defaults[name].default)
+        for name in ("mode", "steps_per_round", "rollouts", "max_fewshot_attempts")
+    )
+    each = rollouts * (1 + (attempts if mode in ("replace", "add") else 0))
+    rounds, tasks = -(-config.steps // steps), config.environment.num_tasks
+    result = {"probe_rounds": rounds, "probe_rollouts_per_task_and_round_at_most": each}
+    if tasks is None:
+        return result
+    tokens = config.rollout.max_turns * config.rollout.max_response_tokens
+    return result | {"probe_tokens_at_most": rounds * tasks * each * tokens}
 
 
 def _memory(config: Config, leaves: int) -> dict[str, int]:
