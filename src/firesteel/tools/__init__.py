@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from firesteel.errors import ConfigError
@@ -74,12 +75,26 @@ def make_tools(
     tools: dict[str, Tool] = {}
     for action, name in sorted(chosen.items()):
         arguments = dict((options or {}).get(action, {}))
+        made = load(name, TOOLS, kind="tool")
+        for missing in missing_options(made, arguments):
+            raise ConfigError(
+                f"tool '{action}' needs the option '{missing}', which nothing sets: give it under tool_options, as in "
+                f'environment.options.tool_options={{{action}: {{{missing}: ...}}}}, or choose tools without {action}, '
+                f"as in environment.options.tools=[{', '.join(other for other in sorted(chosen) if other != action)}]"
+            )
         try:
-            tools[action] = load(name, TOOLS, kind="tool")(**arguments)
+            tools[action] = made(**arguments)
         except TypeError as error:
             message = f"tool '{action}' cannot be made with the options {sorted(arguments)}: {error}"
             raise ConfigError(message) from error
     return tools
+
+
+def missing_options(tool: Callable[..., Tool], given: Mapping[str, Any]) -> list[str]:
+    """The constructor arguments of a tool that have no default and are not given."""
+    wanted = inspect.signature(tool).parameters.values()
+    named = (each for each in wanted if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY))
+    return [each.name for each in named if each.default is each.empty and each.name not in given]
 
 
 def close_tools(tools: Mapping[str, Tool]) -> None:
