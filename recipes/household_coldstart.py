@@ -64,7 +64,9 @@ def collect(config, folder, say):
         play = folder / "play.jsonl"
         collect_episodes(config.updated({"seed": 2}), play, count=RANDOM_GAMES, policy="random", max_steps=12,
                          narrate=True, stale_share=0.2, say=say)  # fmt: skip
-        save_episodes(folder / "random.jsonl", [episode for episode in load_episodes(play) if comes_into_sight(episode)])
+        save_episodes(
+            folder / "random.jsonl", [episode for episode in load_episodes(play) if comes_into_sight(episode)]
+        )
 
 
 def comes_into_sight(episode):

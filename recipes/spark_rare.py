@@ -1,11 +1,12 @@
 """SPaRK on tools in a small model from scratch: SFT, then PPO for pairs of selector and rho. Needs the extra tools.
 
-Every stage is one training of the same loop. The base learns the grammar alone: drawn actions and drawn answers. Then
-for each selector: trajectories of the training questions, a supervised stage on their sound steps and right answers,
+Every stage is one training of the same loop. The base, one for all seeds, learns the grammar from questions of its own:
+every action is drawn, and the answer is what the observations happened to say, or drawn where they said nothing. So it
+can call every tool and read an answer, and knows nothing of which tool a question asks for. Then for each selector: trajectories of the training questions, a supervised stage on their sound steps and right answers,
 and PPO on all their steps. `base` plays without tools, which is the baseline of the paper; `base + tools` is the one
 that it lacks. `temperature-matched` is PPO (best, 0), played at the temperature at which its choice of tools is as
 varied as SPaRK's on validation questions: what is gained beyond it is not entropy. Test questions, and categories that
-no stage has seen, decide.
+no stage has seen, decide. `model.path=DIR` is a base in place of the cold start.
 """
 
 import json
@@ -31,10 +32,13 @@ ARMS = {
     f"PPO (uniform, {RHO})": ("uniform", RHO),
 }
 SPARK, PLAIN = f"SPaRK (rarity_first, {RHO})", "PPO (best, 0)"
+SELECTORS = ("best", "rarity_first", "uniform")
 SEEDS = 3
 STEPS_PER_QUESTION = 3
-BASE_UPDATES, SFT_UPDATES = 15, 8
+BASE_QUESTIONS = 4000
+BASE_UPDATES, SFT_UPDATES = 75, 8
 """Updates of the cold start and of the supervised stage, as multiples of PPO's `steps`."""
+TINY = {"hidden": 128, "layers": 3, "max_context": 1024, "vocab_size": 768, "initializer_range": 0.05}
 TEMPERATURES = (0.7, 1.0, 1.3, 1.6, 2.0)
 SPLITS = ("test", "held_out")
 
@@ -48,7 +52,6 @@ def config():
             "tasks_per_step": 16,
             "save_every": 0,
             "save_trees": False,
-            "model": {"tiny": {"hidden": 96, "layers": 3, "max_context": 1024, "vocab_size": 2048}},
             "environment": {"name": "tool_questions", "options": {"tools": list(TOOLS)}, "num_tasks": 320},
             "context": {"mode": "full", "prompts": "compact"},
             "rollout": {"criterion": "chain", "max_turns": STEPS_PER_QUESTION + 1, "max_response_tokens": 64},
@@ -64,11 +67,12 @@ def config():
 def run(config, session):
     """Trajectories, stages and arms for every seed; writes `results.json` and `table.md`."""
     folder = Path(config.runs_dir) / config.name
-    data = {name: trajectories(config, session, name) for name in ("base", "best", "rarity_first", "uniform")}
+    base = base_model(config, session)
+    data = {name: rows(write_trajectories(config, session, name, selector=name)) for name in SELECTORS}
     results = {}
     for seed in range(config.seed, config.seed + SEEDS):
         seeded = config.updated({"seed": seed})
-        for arm, found in one_seed(seeded, session, data).items():
+        for arm, found in one_seed(seeded, session, base, data).items():
             results.setdefault(arm, []).append(found)
         write_json_atomic(folder / "results.json", results)
     table = markdown_table(results)
@@ -76,15 +80,14 @@ def run(config, session):
     return {"text": table, "table": str(folder / "table.md"), "results": str(folder / "results.json")}
 
 
-def one_seed(config, session, data):
+def one_seed(config, session, base, data):
     """All arms of one seed: what each scored on each split."""
-    base = session.train(base_stage(config, data["base"]))["model"]
     results = {
         "base": scored(config, session, base, tools=()),
         "base + tools": scored(config, session, base),
     }
     trained = {}
-    for selector in ("best", "rarity_first", "uniform"):
+    for selector in SELECTORS:
         trained[selector] = session.train(sft_stage(config, base, selector, data[selector]))["model"]
         results[f"SFT ({selector})"] = scored(config, session, trained[selector])
     models = {}
@@ -93,9 +96,7 @@ def one_seed(config, session, data):
         try:
             models[arm] = session.train(stage)["model"]
         except ConfigError as error:
-            if not str(error).startswith("the reward has no variance"):
-                raise
-            results[arm] = {"refused": str(error)}
+            results[arm] = refused(error)
             continue
         results[arm] = scored(config, session, models[arm]) | last_figures(stage)
     if SPARK in models and PLAIN in models:
@@ -108,34 +109,53 @@ def one_seed(config, session, data):
 # stages
 
 
-def trajectories(config, session, name):
-    """The rows of the training questions under one selector; for `base` with drawn actions and drawn answers."""
-    folder = Path(config.runs_dir) / config.name / "trajectories" / name
+def write_trajectories(config, session, name, count=None, **job):
+    """The directory of the trajectories of the first `count` training questions; `job` replaces its fields."""
     session.listen("note", {"text": f"== trajectories: {name}"})
-    job = TrajectoryJob(
+    settings = TrajectorySettings(steps=STEPS_PER_QUESTION, seed=config.seed, connections=1)
+    made = TrajectoryJob(
         environment=config.environment.name, environment_options=config.environment.options,
-        split=config.environment.split, count=config.environment.num_tasks,
-        selector="uniform" if name == "base" else name, selector_options={"threshold": -1.0} if name == "base" else {},
-        settings=TrajectorySettings(steps=STEPS_PER_QUESTION, seed=config.seed, connections=1),
+        split=config.environment.split, count=count or config.environment.num_tasks,
+        **{"settings": settings} | job,
     )  # fmt: skip
-    run_job(job, folder)
-    if name != "base":
-        return str(folder / "rows.jsonl")
-    rng = random.Random(config.seed)
-    lines = []
-    for rows in read_trajectories(folder / "rows.jsonl"):
-        letter = "ABCDEFGHIJ"[rng.randrange(len(rows[0]["mcq_options"]))]
-        lines += [json.dumps(row | {"answer_letter": letter}) for row in rows]
+    folder = Path(config.runs_dir) / config.name / "trajectories" / name
+    run_job(made, folder)
+    return folder
+
+
+def rows(folder):
+    """The file of a directory of trajectories, as `data` wants it."""
+    return str(folder / "rows.jsonl")
+
+
+def base_model(config, session):
+    """Where all arms start: `model.path`, or the grammar-only cold start."""
+    if config.model.path is not None:
+        return config.model.path
+    return session.train(base_stage(config, grammar(config, session)))["model"]
+
+
+def grammar(config, session):
+    """Rows with drawn actions, of questions after those of the other stages; where nothing was found, drawn answers."""
+    count = config.environment.num_tasks + BASE_QUESTIONS
+    options = {"selector": "uniform", "selector_options": {"threshold": -1.0}}
+    folder = write_trajectories(config, session, "base", count, **options)
+    later = {task.id for task in load_tasks(config, config.environment.split, config.environment.num_tasks)}
+    rng, lines = random.Random(config.seed), []
+    for trajectory in read_trajectories(folder / "rows.jsonl"):
+        letter = trajectory[-1]["answer_letter"] or "ABCDEFGHIJ"[rng.randrange(len(trajectory[0]["mcq_options"]))]
+        if trajectory[0]["qid"] not in later:
+            lines += [json.dumps(row | {"answer_letter": letter}) for row in trajectory]
     write_atomic(folder / "grammar.jsonl", ("\n".join(lines) + "\n").encode())
     return str(folder / "grammar.jsonl")
 
 
-def base_stage(config, rows):
-    """The grammar-only cold start: all text of trajectories whose actions and answers were drawn."""
+def base_stage(config, data):
+    """All text of trajectories whose actions were drawn."""
     return config.updated(
         {
-            "name": f"{config.name}/base-seed{config.seed}", "steps": BASE_UPDATES * config.steps, "data": [rows],
-            "tasks_per_step": 8,
+            "name": f"{config.name}/base", "steps": BASE_UPDATES * config.steps, "data": [data],
+            "tasks_per_step": 8, "model": {"tiny": TINY},
             "learner": {"kind": "sft", "lr": 2e-3, "schedule": "cosine", "warmup_steps": 20, "minibatches": 1,
                         "prompt_weight": 0.3},
             "ppo": {"sft_filter": "none"},
@@ -143,26 +163,33 @@ def base_stage(config, rows):
     )  # fmt: skip
 
 
-def sft_stage(config, base, selector, rows):
+def sft_stage(config, base, selector, data):
     """Sound steps of trajectories with a right answer, and these answers."""
     return config.updated(
         {
             "name": f"{config.name}/sft-{selector}-seed{config.seed}", "steps": SFT_UPDATES * config.steps,
-            "data": [rows], "tasks_per_step": 8, "model": {"path": base, "tiny": None},
+            "data": [data], "tasks_per_step": 8, "model": {"path": base},
             "learner": {"kind": "sft", "lr": 1e-3, "schedule": "cosine", "warmup_steps": 10, "minibatches": 1},
         }
     )  # fmt: skip
 
 
-def ppo_stage(config, arm, model, rows, rho):
+def ppo_stage(config, arm, model, data, rho):
     """One arm of PPO on all steps of its trajectories."""
     name = arm.replace(" ", "").replace("(", "-").replace(",", "-").replace(")", "")
     return config.updated(
         {
-            "name": f"{config.name}/{name}-seed{config.seed}", "data": [rows],
-            "model": {"path": model, "tiny": None}, "ppo": {"rho": rho},
+            "name": f"{config.name}/{name}-seed{config.seed}", "data": [data],
+            "model": {"path": model}, "ppo": {"rho": rho},
         }
     )  # fmt: skip
+
+
+def refused(error):
+    """What stands in the results for a stage whose rows teach nothing; any other error is raised again."""
+    if not str(error).startswith(("the reward has no variance", "ppo.sft_filter")):
+        raise error
+    return {"refused": str(error)}
 
 
 # evaluation
@@ -170,7 +197,7 @@ def ppo_stage(config, arm, model, rows, rho):
 
 def played(config, session, model, split, count, tools=None):
     """The records of one episode for each question of a split."""
-    changes = {"model": {"path": model, "tiny": None}}
+    changes = {"model": {"path": model}}
     if tools is not None:
         changes["environment"] = {"options": {"tools": list(tools)}}
     config = config.updated(changes)

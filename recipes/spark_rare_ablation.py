@@ -2,7 +2,7 @@
 
 A lower threshold lets weaker actions in; rho weighs how far below the best they score against whether the step was
 sound. For each threshold: trajectories, a supervised stage, and one PPO run for each rho, from the base of
-`spark_rare`. A table and a plot.
+`spark_rare` (`model.path=runs/spark_rare/base/model` if it is there). A table and a plot.
 """
 
 from pathlib import Path
@@ -11,8 +11,6 @@ from firesteel.compare import load_pyplot
 from firesteel.errors import ConfigError
 from firesteel.files import write_atomic, write_json_atomic
 from firesteel.recipes import load_recipe
-from firesteel.trajectories import TrajectorySettings
-from firesteel.trajectory_jobs import TrajectoryJob, run_job
 
 THRESHOLDS = (5.0, 6.0, 7.0)
 RHOS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -28,18 +26,18 @@ def run(config, session):
     load_pyplot()
     stages = load_recipe("spark_rare").module
     folder = Path(config.runs_dir) / config.name
-    base = session.train(stages.base_stage(config, stages.trajectories(config, session, "base")))["model"]
+    base = stages.base_model(config, session)
     results = {}
     for threshold in THRESHOLDS:
-        rows = rare_rows(config, session, folder, threshold, stages.STEPS_PER_QUESTION)
+        job = {"selector": "rarity_first", "selector_options": {"threshold": threshold}}
+        rows = stages.rows(stages.write_trajectories(config, session, f"threshold{threshold:g}", **job))
         trained = session.train(stages.sft_stage(config, base, f"threshold{threshold:g}", rows))["model"]
         for rho in RHOS:
             stage = stages.ppo_stage(config, f"threshold{threshold:g}-rho{rho:g}", trained, rows, rho)
             try:
                 model = session.train(stage)["model"]
             except ConfigError as error:
-                if not str(error).startswith("the reward has no variance"):
-                    raise
+                stages.refused(error)
                 results[f"{threshold:g}/{rho:g}"] = None
                 continue
             results[f"{threshold:g}/{rho:g}"] = stages.scored(config, session, model)
@@ -47,20 +45,6 @@ def run(config, session):
     table = markdown_table(results)
     write_atomic(folder / "table.md", table.encode())
     return {"text": table, "table": str(folder / "table.md"), "plot": str(plot(results, folder / "ablation.svg"))}
-
-
-def rare_rows(config, session, folder, threshold, steps):
-    """The rows of `rarity_first` with a threshold."""
-    session.listen("note", {"text": f"== trajectories: threshold {threshold:g}"})
-    job = TrajectoryJob(
-        environment=config.environment.name, environment_options=config.environment.options,
-        split=config.environment.split, count=config.environment.num_tasks, selector="rarity_first",
-        selector_options={"threshold": threshold},
-        settings=TrajectorySettings(steps=steps, seed=config.seed, connections=1),
-    )  # fmt: skip
-    place = folder / "trajectories" / f"threshold{threshold:g}"
-    run_job(job, place)
-    return str(place / "rows.jsonl")
 
 
 def figure(results, threshold, rho, name):

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import pytest
 from small_runs import load_recipe_module
+
+from firesteel.config import Config
+from firesteel.policy import load_tasks
+from firesteel.recipes import RecipeSession
 
 
 def report(accuracy: float, entropy: float | None = 1.0) -> dict[str, Any]:
@@ -55,3 +62,65 @@ def test_the_paper_s_size_is_quantised_and_of_rank_8() -> None:
     config = load_recipe_module("spark_rare_paper").config()
     assert config.model.quantization == "nf4" and config.model.lora is not None
     assert (config.model.lora.rank, config.critic.rank, config.loss.clip_low, config.ppo.kl_target) == (8, 8, 0.2, 0.2)
+
+
+@pytest.fixture(scope="module")
+def small_stages() -> ModuleType:
+    """The stages of `spark_rare`, few and short."""
+    stages = load_recipe_module("spark_rare")
+    stages.SEEDS, stages.BASE_QUESTIONS, stages.BASE_UPDATES, stages.SFT_UPDATES = 1, 60, 30, 2
+    stages.TINY = {**stages.TINY, "hidden": 48, "layers": 2, "heads": 2, "kv_heads": 1}
+    return stages
+
+
+@pytest.fixture(scope="module")
+def small_settings(small_stages: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """Two updates on 36 questions, from a base that the recipe's own first stage has made."""
+    config: Config = small_stages.config().updated(
+        {
+            "name": "rare", "runs_dir": str(tmp_path_factory.mktemp("rare")), "steps": 2,
+            "environment": {"num_tasks": 36}, "critic": {"hidden": 16},
+            "evaluation": {"test_tasks": 12, "num_tasks": 6},
+        }
+    )  # fmt: skip
+    base = small_stages.base_model(config, RecipeSession(False, lambda event, fields: None))
+    return config.updated({"model": {"path": base}})
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_base_learns_from_questions_of_its_own(small_stages: ModuleType, small_settings: Config) -> None:
+    folder = Path(small_settings.runs_dir) / "rare" / "trajectories" / "base"
+    drawn = read_lines(folder / "grammar.jsonl")
+    later = {task.id for task in load_tasks(small_settings, "train", 36)}
+    assert len({row["qid"] for row in drawn}) == 60 and not later & {row["qid"] for row in drawn}
+    assert len({row["tool_name"] for row in drawn}) == len(small_stages.TOOLS) + 1
+    written = {row["row_id"]: row["answer_letter"] for row in read_lines(folder / "rows.jsonl")}
+    kept = [written[row["row_id"]] in (None, row["answer_letter"]) for row in drawn]
+    assert all(kept) and all(row["answer_letter"] for row in drawn)
+
+
+@pytest.mark.parametrize("name", ["spark_rare_judges", "spark_rare_online"])
+def test_the_open_questions_run_to_their_tables(
+    name: str, small_stages: ModuleType, small_settings: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe_module(name)
+    same = SimpleNamespace(module=small_stages, config=small_stages.config)
+    monkeypatch.setattr(recipe, "load_recipe", lambda asked: same)
+    monkeypatch.setattr(recipe, "ROUNDS", 2, raising=False)
+    monkeypatch.setattr(recipe, "QUESTIONS", 4, raising=False)
+    config = small_settings.updated({"name": name, "context": recipe.config().context.model_dump()})
+    told = recipe.run(config, RecipeSession(False, lambda event, fields: None))["text"]
+    arms = recipe.JUDGES if name.endswith("judges") else ("SFT", "SPaRK, offline", "SPaRK, online, round 2")
+    assert all(f"| {arm} | test | " in told or f"| {arm} | refused: " in told for arm in arms), told
+    assert f"| {arms[0]} | test | " in told  # that one is trained at least
+    if name.endswith("judges"):
+        written = Path(config.runs_dir) / name / "trajectories" / "policy" / "rows.jsonl"
+        assert {row["judge"] for row in read_lines(written)} == {"policy"}
+        assert "| rules_with_key | 108 | " in told  # all steps of 36 questions
+    else:
+        written = Path(config.runs_dir) / name / "trajectories" / "seed0-round2" / "rows.jsonl"
+        rows = read_lines(written)
+        assert {row["writer"] for row in rows} == {"policy"} and {row["judge"] for row in rows} == {"rules"}

@@ -79,7 +79,7 @@ def make_tools(
         for missing in missing_options(made, arguments):
             raise ConfigError(
                 f"tool '{action}' needs the option '{missing}', which nothing sets: give it under tool_options, as in "
-                f'environment.options.tool_options={{{action}: {{{missing}: ...}}}}, or choose tools without {action}, '
+                f"environment.options.tool_options={{{action}: {{{missing}: ...}}}}, or choose tools without {action}, "
                 f"as in environment.options.tools=[{', '.join(other for other in sorted(chosen) if other != action)}]"
             )
         try:
