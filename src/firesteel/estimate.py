@@ -19,8 +19,9 @@ def estimate(config: Config) -> dict[str, Any]:
 
     Tokens assume that every leaf plays all turns and uses all response tokens; evaluations are not counted, and
     learning from stored episodes generates nothing else. Probes of a hard-sampling curriculum are counted as if no
-    rollout of them solved anything, where `environment.num_tasks` says how many tasks there are. Memory counts weights, gradients and AdamW moments of what is
-    trained, and in `full` contexts the KV cache of one step's leaves; activations come on top.
+    rollout of them solved anything, where `environment.num_tasks` says how many tasks there are. Memory counts
+    weights, gradients and AdamW moments of what is trained, and in `full` contexts the KV cache of one step's leaves;
+    activations come on top.
 
     Raises:
         ModelError: `model.path` is no decoder-only model.
