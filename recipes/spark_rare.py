@@ -5,7 +5,7 @@ every action is drawn, and the answer is what the observations happened to say, 
 can call every tool and read an answer, and knows nothing of which tool a question asks for. Then for each selector:
 trajectories of the training questions, a supervised stage on their sound steps and right answers, and PPO on all their
 steps. `base` plays without tools, which is the baseline of the paper; `base + tools` is the one that it lacks.
-`temperature-matched` is PPO (best, 0), played at the temperature at which its choice of tools is as varied as SPaRK's on
+`temperature-matched` is PPO (best, 0), played at a temperature at which its choice of tools is as varied as SPaRK's on
 validation questions: what is gained beyond it is not entropy. Test questions, and categories that no stage has seen,
 decide. `model.path=DIR` is a base in place of the cold start.
 """
