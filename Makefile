@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 SEED ?= 0
 QUICKSTART_ARGS ?=
+TEST_PROCESSES ?= 2
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -57,7 +58,7 @@ OPENENV_TEST := tests/environments/test_adapters_openenv.py
 test test-system: export OMP_NUM_THREADS ?= 1
 
 test: $(VENV)/.dev ## set up, then run the tests that need nothing more than pip
-	$(BIN)/python -m pytest -m 'not system and not slow' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m 'not system and not slow' $(PYTEST_ARGS)
 
 test-system: system-packages $(VENV)/.alfworld $(VENV)/.openenv ## also what needs a browser, Java, an extra or more time
 	$(BIN)/python -m pytest -m 'system or slow' --ignore=$(OPENENV_TEST) $(PYTEST_ARGS)
