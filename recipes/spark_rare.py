@@ -39,7 +39,9 @@ STEPS_PER_QUESTION = 3
 BASE_QUESTIONS = 4000
 BASE_UPDATES, SFT_UPDATES = 75, 8
 """Updates of the cold start and of the supervised stage, as multiples of PPO's `steps`."""
-TINY = {"hidden": 128, "layers": 3, "max_context": 1024, "vocab_size": 768, "initializer_range": 0.05}
+TINY = {
+    "hidden": 128, "layers": 3, "max_context": 1536, "vocab_size": 768, "initializer_range": 0.05, "single_digits": True,
+}  # fmt: skip
 TEMPERATURES = (0.7, 1.0, 1.3, 1.6, 2.0)
 SPLITS = ("test", "held_out")
 

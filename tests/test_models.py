@@ -61,6 +61,8 @@ def test_frequent_words_and_numbers_are_single_tokens(tokenizer: PreTrainedToken
 def test_numbers_never_join_words_and_are_cut_after_three_digits() -> None:
     tokenizer = train_tokenizer(["desk12 98765"] * 9, vocab_size=600)
     assert tokenizer.tokenize("desk12 98765") == ["desk", "12", "Ġ987", "65"]
+    single = train_tokenizer(["desk12 98765"] * 9, vocab_size=600, single_digits=True)
+    assert single.tokenize("desk12 98765") == ["desk", "1", "2", "Ġ", "9", "8", "7", "6", "5"]
 
 
 def test_tags_and_roles_are_one_token_each_and_only_roles_vanish(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -45,6 +45,8 @@ class TinyConfig(Section):
     """Standard deviation of the random weights."""
     vocab_size: int = 1024
     """Size of the tokenizer that is trained on the data's text."""
+    single_digits: bool = False
+    """Whether each digit is a token of its own, so that long numbers can be copied; else up to three are one."""
 
 
 class LoraConfig(Section):

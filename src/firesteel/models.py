@@ -307,6 +307,7 @@ def train_tokenizer(
     vocab_size: int = 1024,
     special_tokens: Sequence[str] = SPECIAL_TOKENS,
     tags: Sequence[str] = TAGS,
+    single_digits: bool = False,
 ) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer of at most `vocab_size` ids, with the compact chat template.
 
@@ -319,6 +320,7 @@ def train_tokenizer(
         vocab_size: at least 256 bytes plus the special tokens and tags.
         special_tokens: must hold the five of `SPECIAL_TOKENS`, which the template writes.
         tags: further tokens that are never split.
+        single_digits: every digit is a token of its own, and without the space before it.
 
     Raises:
         ModelError: the vocabulary is too small, or one of the five special tokens is missing.
@@ -326,7 +328,8 @@ def train_tokenizer(
     absent = [token for token in SPECIAL_TOKENS if token not in special_tokens]
     if absent:
         raise ModelError(f"special_tokens lacks {', '.join(absent)}, which the chat template needs; add them")
-    backend = _train_bpe(texts, _WORDS_AND_NUMBERS, vocab_size, special_tokens, tags)
+    pattern = _SINGLE_DIGITS if single_digits else _WORDS_AND_NUMBERS
+    backend = _train_bpe(texts, pattern, vocab_size, special_tokens, tags)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token=PAD,

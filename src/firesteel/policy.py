@@ -84,8 +84,9 @@ def load_policy(config: Config, *, texts: Sequence[str] = ()) -> Policy:
     elif settings.tiny is not None:
         if not texts:
             raise ConfigError("model.tiny builds a tokenizer from training text, and there is none; give model.path")
-        tokenizer = train_tokenizer(texts, vocab_size=settings.tiny.vocab_size)
-        sizes = settings.tiny.model_dump(exclude={"vocab_size"})
+        tiny = settings.tiny
+        tokenizer = train_tokenizer(texts, vocab_size=tiny.vocab_size, single_digits=tiny.single_digits)
+        sizes = tiny.model_dump(exclude={"vocab_size", "single_digits"})
         model = build_tiny_model(tokenizer, seed=config.seed, **sizes)
         model = model.to(device=device, dtype=DTYPES[settings.dtype])
     else:
