@@ -40,7 +40,8 @@ BASE_QUESTIONS = 4000
 BASE_UPDATES, SFT_UPDATES = 75, 8
 """Updates of the cold start and of the supervised stage, as multiples of PPO's `steps`."""
 TINY = {
-    "hidden": 128, "layers": 3, "max_context": 1536, "vocab_size": 768, "initializer_range": 0.05, "single_digits": True,
+    "hidden": 128, "layers": 3, "max_context": 1536, "initializer_range": 0.05,
+    "vocab_size": 768, "single_digits": True,
 }  # fmt: skip
 TEMPERATURES = (0.7, 1.0, 1.3, 1.6, 2.0)
 SPLITS = ("test", "held_out")
