@@ -3,8 +3,9 @@
 Both train every weight of the same supervised checkpoint, in float32, one optimiser step a rollout, on the same tasks
 with as many episodes each. A game goes on after it is won, so that every episode has the same number of turns. TRL gets
 the game as `environment_factory`; its parser of tool calls is replaced by one that makes a call of every response,
-since the model writes `<action>` and not JSON. `chain` grows what TRL grows, and leaves no row out of its update;
-`tree` is quickstart's: half the roots, forked at `<explore>`, rows without an advantage left out.
+since the model writes `<action>` and not JSON, and the last call of an episode is not played. `chain` grows what TRL
+grows, and leaves no row out of its update; `tree` is quickstart's: half the roots, forked at `<explore>`, rows without
+an advantage left out.
 
     pip install trl==1.16.0
     python benchmarks/rl_step.py --output benchmarks/results/rl_step.json
@@ -13,6 +14,7 @@ since the model writes `<action>` and not JSON. `chain` grows what TRL grows, an
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import platform
 import statistics
@@ -96,7 +98,7 @@ def settings(name: str, rollout: dict[str, Any], tasks: int = 8, turns: int = 6)
     return Config.build(
         {
             "name": name, "runs_dir": tempfile.gettempdir(), "steps": 10_000, "tasks_per_step": tasks,
-            "model": {"path": str(MODEL)},
+            "model": {"path": str(MODEL), "device": "cpu"},
             "environment": {"name": "rl_step:EndlessHousehold", "options": {"size": "small", "admissible": False}},
             "context": {"mode": "full", "prompts": "goal_last"},
             "rollout": {"num_leaves": 8, "max_turns": turns, "max_response_tokens": RESPONSE_TOKENS, **rollout},
@@ -125,13 +127,11 @@ class OurSteps:
 
 def trl_steps(variant: dict[str, Any], tasks: int, turns: int, repeats: int, others: dict[str, OurSteps]) -> Any:
     """Trains with TRL, and takes a step of every other arm after each of its steps; seconds and tokens by arm."""
-    try:
-        import datasets
-        from transformers import TrainerCallback
-        from trl import GRPOConfig, GRPOTrainer
-        from trl.trainer import grpo_trainer
-    except ModuleNotFoundError as error:
-        raise MissingDependency("TRL is not installed: pip install trl==1.16.0") from error
+    import datasets
+    from transformers import TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+    from trl.trainer import grpo_trainer
+
     tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL)
     tokenizer.chat_template = TEMPLATE
     tokenizer.response_template = {}  # none is used: see `parse`
@@ -165,7 +165,7 @@ def trl_steps(variant: dict[str, Any], tasks: int, turns: int, repeats: int, oth
         output_dir=tempfile.mkdtemp(), max_steps=repeats + 1, per_device_train_batch_size=8 * tasks, num_generations=8,
         max_completion_length=turns * 110, max_tool_calling_iterations=turns - 1, learning_rate=1e-6, beta=0.0,
         generation_kwargs={"max_new_tokens": RESPONSE_TOKENS}, temperature=1.0, report_to=[], save_strategy="no",
-        disable_tqdm=True, use_cpu=not torch.cuda.is_available(), model_init_kwargs={"dtype": "float32"}, **variant,
+        disable_tqdm=True, use_cpu=True, model_init_kwargs={"dtype": "float32"}, **variant,
     )  # fmt: skip
     trainer = GRPOTrainer(
         model=str(MODEL), args=args, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer,
@@ -196,6 +196,8 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="settings of TRL")
     parser.add_argument("--output", type=Path, help="JSON file for the results")
     options = parser.parse_args()
+    if importlib.util.find_spec("trl") is None:
+        raise MissingDependency("TRL is not installed: pip install trl==1.16.0")
     set_up_torch(settings("tasks", {}))
     rows = []
     for turns in options.turns:

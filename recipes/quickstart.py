@@ -9,8 +9,8 @@ def config():
     """RL with branching at `<explore>` from the committed cold start; 200 held-out L0 games before and after.
 
     Adapters, although the model is small: in so few episodes the noise of full updates costs most of what they gain. No
-    penalty for invalid actions: with it every row has a gradient, and the half of all groups that is won or lost as a
-    whole would cost as much of an update as the rest.
+    penalty for invalid actions: with it the rows of a group differ even where all are won or all lost, which is half of
+    the groups, and these would cost as much of an update as the rest.
     """
     return Config.build(
         {

@@ -141,6 +141,8 @@ def base_model(config, session):
 
 def grammar(config, session):
     """Rows with drawn actions, of questions after those of the other stages; where nothing was found, drawn answers."""
+    if config.environment.num_tasks is None:
+        raise ConfigError("environment.num_tasks must say how many questions the stages after the base learn from")
     count = config.environment.num_tasks + BASE_QUESTIONS
     options = {"selector": "uniform", "selector_options": {"threshold": -1.0}}
     folder = write_trajectories(config, session, "base", count, **options)
@@ -156,10 +158,11 @@ def grammar(config, session):
 
 def base_stage(config, data):
     """All text of trajectories whose actions were drawn."""
+    own = config.model.tiny.model_dump(exclude_unset=True) if config.model.tiny else {}
     return config.updated(
         {
             "name": f"{config.name}/base", "steps": BASE_UPDATES * config.steps, "data": [data],
-            "tasks_per_step": 8, "model": {"tiny": TINY},
+            "tasks_per_step": 8, "model": {"tiny": TINY | own},
             "learner": {"kind": "sft", "lr": 2e-3, "schedule": "cosine", "warmup_steps": 20, "minibatches": 1,
                         "prompt_weight": 0.3},
             "ppo": {"sft_filter": "none"},
@@ -172,7 +175,7 @@ def sft_stage(config, base, selector, data):
     return config.updated(
         {
             "name": f"{config.name}/sft-{selector}-seed{config.seed}", "steps": SFT_UPDATES * config.steps,
-            "data": [data], "tasks_per_step": 8, "model": {"path": base},
+            "data": [data], "tasks_per_step": 8, "model": {"path": base, "tiny": None},
             "learner": {"kind": "sft", "lr": 1e-3, "schedule": "cosine", "warmup_steps": 10, "minibatches": 1},
         }
     )  # fmt: skip
@@ -184,7 +187,7 @@ def ppo_stage(config, arm, model, data, rho):
     return config.updated(
         {
             "name": f"{config.name}/{name}-seed{config.seed}", "data": [data],
-            "model": {"path": model}, "ppo": {"rho": rho},
+            "model": {"path": model, "tiny": None}, "ppo": {"rho": rho},
         }
     )  # fmt: skip
 
@@ -201,7 +204,7 @@ def refused(error):
 
 def played(config, session, model, split, count, tools=None):
     """The records of one episode for each question of a split."""
-    changes = {"model": {"path": model}}
+    changes = {"model": {"path": model, "tiny": None}}
     if tools is not None:
         changes["environment"] = {"options": {"tools": list(tools)}}
     config = config.updated(changes)

@@ -41,7 +41,7 @@ def run(config, session):
                 results[f"{threshold:g}/{rho:g}"] = None
                 continue
             results[f"{threshold:g}/{rho:g}"] = stages.scored(config, session, model)
-    write_json_atomic(folder / "results.json", results)
+            write_json_atomic(folder / "results.json", results)
     table = markdown_table(results)
     write_atomic(folder / "table.md", table.encode())
     return {"text": table, "table": str(folder / "table.md"), "plot": str(plot(results, folder / "ablation.svg"))}

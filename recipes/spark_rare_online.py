@@ -3,7 +3,8 @@
 The paper trains offline and leaves online PPO open. Here, from the same supervised start: offline SPaRK on the stored
 trajectories, and rounds in which the model writes the thoughts and candidates, the judge scores them, rarity decides
 what is executed, and PPO learns from these rows alone, its old policy being the model that wrote them. Both do the same
-number of updates on the same number of rows a batch. `model.path=DIR` is a base, such as that of `spark_rare`.
+number of updates on as many trajectories each; but the rounds see 96 questions, again and again, and offline SPaRK all
+320. `model.path=DIR` is a base, such as that of `spark_rare`.
 """
 
 from dataclasses import replace
@@ -16,7 +17,7 @@ from firesteel.trajectories import TrajectorySettings
 
 ROUNDS = 4
 QUESTIONS = 96
-"""Written anew in each round."""
+"""The first ones of the training split; what the model does with them is written anew in each round."""
 
 
 def config():
@@ -47,7 +48,7 @@ def run(config, session):
 
 def online(stages, config, session, model):
     """What the model comes to after each round."""
-    found, updates = {}, config.steps // ROUNDS
+    found, updates = {}, max(1, config.steps // ROUNDS)
     settings = TrajectorySettings(steps=stages.STEPS_PER_QUESTION, connections=1)
     for number in range(1, ROUNDS + 1):
         job = {

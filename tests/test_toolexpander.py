@@ -15,6 +15,7 @@ from tool_runs import random_model
 
 from firesteel.annotate import load_episodes
 from firesteel.config import PRESETS, Config
+from firesteel.errors import ConfigError
 from firesteel.estimate import estimate
 from firesteel.few_shot_table import FewShotTable, PassRate
 from firesteel.recipes import RecipeSession, load_recipe
@@ -146,3 +147,6 @@ def test_the_papers_recipe_counts_what_it_would_cost(tmp_path: Path) -> None:
     plan = estimate(unknown.updated({"model": {"path": str(tmp_path)}}))
     assert plan["probe_rollouts_per_task_and_round_at_most"] == 10
     assert "probe_tokens_at_most" not in plan
+    for wrong in ({"rollouts": "ten"}, {"rollouts": None}, {"steps_per_round": 0}, {"mode": "nope"}):
+        with pytest.raises(ConfigError, match="hard_sampling: mode must be one of"):
+            estimate(config.updated({"curriculum": {"options": wrong}}))

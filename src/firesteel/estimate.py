@@ -25,6 +25,7 @@ def estimate(config: Config) -> dict[str, Any]:
 
     Raises:
         ModelError: `model.path` is no decoder-only model.
+        ConfigError: the curriculum has options that it cannot work with.
     """
     rollout, grows = config.rollout, config.learner.kind == "policy_gradient"
     leaves = config.tasks_per_step * rollout.num_leaves if grows else 0
@@ -44,13 +45,12 @@ def estimate(config: Config) -> dict[str, Any]:
 
 def _probes(config: Config) -> dict[str, int]:
     """What a round's probes come to at most: raw rollouts of each task, and as many for every draw of examples."""
-    from firesteel.hard_sampling import HardSampling
+    from firesteel.hard_sampling import HardSampling, check_options
 
-    defaults = inspect.signature(HardSampling).parameters
-    mode, steps, rollouts, attempts = (
-        config.curriculum.options.get(name, defaults[name].default)
-        for name in ("mode", "steps_per_round", "rollouts", "max_fewshot_attempts")
-    )
+    defaults, options = inspect.signature(HardSampling).parameters, config.curriculum.options
+    names = ("mode", "steps_per_round", "rollouts", "max_fewshot_attempts", "chunk")
+    mode, steps, rollouts, attempts, chunk = (options.get(name, defaults[name].default) for name in names)
+    check_options(mode, steps, rollouts, attempts, chunk)
     each = rollouts * (1 + (attempts if mode in ("replace", "add") else 0))
     rounds, tasks = -(-config.steps // steps), config.environment.num_tasks
     result = {"probe_rounds": rounds, "probe_rollouts_per_task_and_round_at_most": each}

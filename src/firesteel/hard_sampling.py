@@ -83,12 +83,7 @@ class HardSampling:
     ) -> None:
         if not tasks:
             raise TaskError("the training split has no tasks; check environment.split, num_tasks and options")
-        if mode not in MODES or steps_per_round < 1 or max_fewshot_attempts < 1 or chunk < 1 or rollouts < 1:
-            raise ConfigError(
-                f"hard_sampling: mode must be one of {', '.join(MODES)} (got {mode!r}); steps_per_round, rollouts, "
-                f"max_fewshot_attempts and chunk at least 1 (got {steps_per_round}, {rollouts}, "
-                f"{max_fewshot_attempts}, {chunk})"
-            )
+        check_options(mode, steps_per_round, rollouts, max_fewshot_attempts, chunk)
         self.tasks = tasks
         self.seed = seed
         self.mode = mode
@@ -289,3 +284,13 @@ def ledger_table(entries: Sequence[dict[str, Any]]) -> dict[int, dict[str, int]]
     for entry in entries:
         last.setdefault(entry["round"], {})[entry["id"]] = entry["status"]
     return {number: dict(Counter(statuses.values())) for number, statuses in sorted(last.items())}
+
+
+def check_options(mode: Any, steps_per_round: Any, rollouts: Any, max_fewshot_attempts: Any, chunk: Any) -> None:
+    """Raises `ConfigError` unless the mode is known and the others are whole numbers from 1 on."""
+    numbers = (steps_per_round, rollouts, max_fewshot_attempts, chunk)
+    if mode not in MODES or any(type(number) is not int or number < 1 for number in numbers):
+        raise ConfigError(
+            f"hard_sampling: mode must be one of {', '.join(MODES)} (got {mode!r}); steps_per_round, rollouts, "
+            f"max_fewshot_attempts and chunk whole numbers from 1 on (got {', '.join(map(repr, numbers))})"
+        )

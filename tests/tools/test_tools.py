@@ -114,6 +114,8 @@ def test_tools_are_made_by_name_and_by_path() -> None:
         (["dates"], {"units": {}}, "tool options name units, which is none of the tools dates"),
         (["dates"], {"dates": {"speed": 1}}, "tool 'dates' cannot be made with the options \\['speed'\\]"),
         (["cot"], {}, "'cot' is an action of its own"),
+        ({"when": "dates", "find": "search"}, {}, "needs the option 'corpus'.*tools=\\{when: dates\\}"),
+        ({"x": "builtins:True"}, {}, "tool 'x' cannot be made"),
         (["dates", "search"], {}, "tool 'search' needs the option 'corpus'.*choose tools without search.*=\\[dates\\]"),
     ],
 )

@@ -80,7 +80,7 @@ def make_tools(
             raise ConfigError(
                 f"tool '{action}' needs the option '{missing}', which nothing sets: give it under tool_options, as in "
                 f"environment.options.tool_options={{{action}: {{{missing}: ...}}}}, or choose tools without {action}, "
-                f"as in environment.options.tools=[{', '.join(other for other in sorted(chosen) if other != action)}]"
+                f"as in environment.options.tools={_written(chosen, without=action)}"
             )
         try:
             tools[action] = made(**arguments)
@@ -90,9 +90,20 @@ def make_tools(
     return tools
 
 
+def _written(chosen: Mapping[str, str], *, without: str) -> str:
+    """Tools as the option `tools` takes them: a list, or where actions have other names a mapping."""
+    kept = {action: name for action, name in sorted(chosen.items()) if action != without}
+    if all(action == name for action, name in kept.items()):
+        return f"[{', '.join(kept)}]"
+    return f"{{{', '.join(f'{action}: {name}' for action, name in kept.items())}}}"
+
+
 def missing_options(tool: Callable[..., Tool], given: Mapping[str, Any]) -> list[str]:
-    """The constructor arguments of a tool that have no default and are not given."""
-    wanted = inspect.signature(tool).parameters.values()
+    """The constructor arguments of a tool that have no default and are not given; none where it does not tell them."""
+    try:
+        wanted = inspect.signature(tool).parameters.values()
+    except (TypeError, ValueError):
+        return []
     named = (each for each in wanted if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY))
     return [each.name for each in named if each.default is each.empty and each.name not in given]
 
