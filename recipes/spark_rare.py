@@ -1,8 +1,8 @@
 """SPaRK on tools in a small model from scratch: SFT, then PPO for pairs of selector and rho. Needs the extra tools.
 
 Every stage is one training of the same loop. The base, one for all seeds, learns the grammar from questions of its own:
-every action is drawn, and the answer is what the observations happened to say, or drawn where they said nothing. So it
-can call every tool and read an answer, and knows nothing of which tool a question asks for. Then for each selector:
+every action is drawn, and the answer is what the observations happened to say, or drawn where they said nothing. It is
+shown how to call every tool and how to read an answer, and not which tool a question asks for. Then for each selector:
 trajectories of the training questions, a supervised stage on their sound steps and right answers, and PPO on all their
 steps. `base` plays without tools, which is the baseline of the paper; `base + tools` is the one that it lacks.
 `temperature-matched` is PPO (best, 0), played at a temperature at which its choice of tools is as varied as SPaRK's on
@@ -39,10 +39,7 @@ STEPS_PER_QUESTION = 3
 BASE_QUESTIONS = 4000
 BASE_UPDATES, SFT_UPDATES = 75, 8
 """Updates of the cold start and of the supervised stage, as multiples of PPO's `steps`."""
-TINY = {
-    "hidden": 128, "layers": 3, "max_context": 1536, "initializer_range": 0.05,
-    "vocab_size": 768, "single_digits": True,
-}  # fmt: skip
+TINY = {"hidden": 128, "layers": 3, "max_context": 1024, "vocab_size": 768, "initializer_range": 0.05}
 TEMPERATURES = (0.7, 1.0, 1.3, 1.6, 2.0)
 SPLITS = ("test", "held_out")
 
