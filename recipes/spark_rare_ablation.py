@@ -39,8 +39,8 @@ def run(config, session):
             except ConfigError as error:
                 stages.refused(error)
                 results[f"{threshold:g}/{rho:g}"] = None
-                continue
-            results[f"{threshold:g}/{rho:g}"] = stages.scored(config, session, model)
+            else:
+                results[f"{threshold:g}/{rho:g}"] = stages.scored(config, session, model)
             write_json_atomic(folder / "results.json", results)
     table = markdown_table(results)
     write_atomic(folder / "table.md", table.encode())
