@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from firesteel.annotate import EpisodeStep, ExpertEpisode, load_episodes
@@ -88,6 +89,14 @@ def episode_texts(episode: ExpertEpisode, write: Write = format_response) -> Ite
         yield response_text(entry, write)
 
 
+@lru_cache(maxsize=2)
+def shuffled(count: int, seed: str) -> tuple[int, ...]:
+    """0 to `count` - 1 in an order that `seed` decides."""
+    order = list(range(count))
+    random.Random(seed).shuffle(order)
+    return tuple(order)
+
+
 class StoredTrees:
     """Episodes of some files in a new seeded order each pass; trees are built when they are first drawn."""
 
@@ -109,9 +118,7 @@ class StoredTrees:
 
     def _index(self, position: int) -> int:
         turn, place = divmod(position, len(self.episodes))
-        order = list(range(len(self.episodes)))
-        random.Random(f"{self.seed}/{turn}").shuffle(order)
-        return order[place]
+        return shuffled(len(self.episodes), f"{self.seed}/{turn}")[place]
 
     def _tree(self, index: int) -> Tree:
         if index not in self._trees:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from torch import Tensor
 from firesteel.config import Config
 from firesteel.config_ppo import RowFilter
 from firesteel.context import ContextBuilder
-from firesteel.demonstrations import StoredTrees, Write, read_texts
+from firesteel.demonstrations import StoredTrees, Write, read_texts, shuffled
 from firesteel.errors import CheckpointError, ConfigError, ContextOverflow
 from firesteel.files import write_atomic
 from firesteel.judged import (
@@ -116,8 +115,7 @@ class StoredTrajectories(StoredTrees):
     def sample(self, count: int) -> list[Tree]:
         """The next `count` trees; fewer at the end of an epoch, which no sample goes beyond."""
         epoch, place = divmod(self.drawn, len(self.trees))
-        order = list(range(len(self.trees)))
-        random.Random(f"{self.seed}/{epoch}").shuffle(order)
+        order = shuffled(len(self.trees), f"{self.seed}/{epoch}")
         chosen = [self.trees[index] for index in order[place : place + count]]
         self.drawn += len(chosen)
         return chosen
