@@ -28,7 +28,9 @@ TrajectoryRow = Mapping[str, Any]
 Trajectory = Sequence[TrajectoryRow]
 
 HIGHEST_SCORE = 10.0
-ANSWER_THOUGHT = "That is enough to answer."
+ANSWER_THOUGHT = "It is"
+"""How the last thought begins; the chosen option's own words follow, up to `QUOTED_CHARACTERS`."""
+QUOTED_CHARACTERS = 48
 
 
 # what a step is worth
@@ -87,7 +89,11 @@ def require_variance(rewards: Sequence[float], rows: Trajectory, settings: PpoCo
 
 
 def trajectory_episode(rows: Trajectory, *, with_answer: bool) -> ExpertEpisode:
-    """The trajectory as the episode that a policy would play: `tool: query` in each step, at last the answer."""
+    """The trajectory as the episode that a policy would play: `tool: query` in each step, at last the answer.
+
+    The thought before the answer quotes the chosen option: a model that has written what it found need only look up
+    which letter that has.
+    """
     first = rows[0]
     question = Question(str(first["qid"]), first["question"], tuple(first["mcq_options"]), "", -1, first["category"])
     seen = [format_question(question), *(str(row["observation"]) for row in rows)]
@@ -95,7 +101,8 @@ def trajectory_episode(rows: Trajectory, *, with_answer: bool) -> ExpertEpisode:
     thoughts = [str(row["thought"]) for row in rows]
     if with_answer and first["answer_letter"] is not None:
         actions.append(f"{ANSWER}: {first['answer_letter']}")
-        thoughts.append(ANSWER_THOUGHT)
+        option = first["mcq_options"][LETTERS.index(first["answer_letter"])]
+        thoughts.append(f"{ANSWER_THOUGHT} {option[:QUOTED_CHARACTERS]}")
     steps = tuple(
         EpisodeStep(plain(observation), plain(action), False, plain(thought) or "Go on.")
         for observation, action, thought in zip(seen, actions, thoughts, strict=False)
