@@ -2,7 +2,8 @@
 
 Every stage is one training of the same loop. The base, one for all seeds, learns the grammar from questions of its own:
 every action is drawn, and the answer is what the observations happened to say, or drawn where they said nothing. It is
-shown how to call every tool and how to read an answer, and not which tool a question asks for. Then for each selector:
+shown how to call every tool and how to read an answer, and not which tool a question asks for. Before that it exercises
+to copy numbers and names, which takes a small model thousands of calls. Then for each selector:
 trajectories of the training questions, a supervised stage on their sound steps and right answers, and PPO on all their
 steps. `base` plays without tools, which is the baseline of the paper; `base + tools` is the one that it lacks.
 `temperature-matched` is PPO (best, 0), played at a temperature at which its choice of tools is as varied as SPaRK's on
@@ -15,6 +16,7 @@ import random
 from pathlib import Path
 
 from firesteel.config import Config
+from firesteel.environments.questions import LETTERS
 from firesteel.errors import ConfigError
 from firesteel.evaluate import evaluate_policy
 from firesteel.files import write_atomic, write_json_atomic
@@ -37,9 +39,12 @@ SELECTORS = ("best", "rarity_first", "uniform")
 SEEDS = 3
 STEPS_PER_QUESTION = 3
 BASE_QUESTIONS = 4000
-BASE_UPDATES, SFT_UPDATES = 75, 8
-"""Updates of the cold start and of the supervised stage, as multiples of PPO's `steps`."""
-TINY = {"hidden": 128, "layers": 3, "max_context": 1024, "vocab_size": 768, "initializer_range": 0.05}
+COPYING_UPDATES, BASE_UPDATES, SFT_UPDATES = 37.5, 37.5, 8
+"""Updates of the two stages of the cold start and of the supervised stage, as multiples of PPO's `steps`."""
+TINY = {
+    "hidden": 128, "layers": 3, "max_context": 1024, "vocab_size": 768, "initializer_range": 0.05,
+    "single_digits": True,
+}  # fmt: skip
 TEMPERATURES = (0.7, 1.0, 1.3, 1.6, 2.0)
 SPLITS = ("test", "held_out")
 
@@ -133,7 +138,18 @@ def base_model(config, session):
     """Where all arms start: `model.path`, or the grammar-only cold start."""
     if config.model.path is not None:
         return config.model.path
-    return session.train(base_stage(config, grammar(config, session)))["model"]
+    drawn = grammar(config, session)
+    copying, mixed = exercises(config, drawn)
+    model = {"tiny": TINY | (config.model.tiny.model_dump(exclude_unset=True) if config.model.tiny else {})}
+    stages = (  # the first makes the model, whose tokenizer must know the words of all stages
+        ("start", 0, 8, [mixed, drawn], 2e-3),
+        ("copying", COPYING_UPDATES, 32, [copying], 2e-3),
+        ("base", BASE_UPDATES, 24, [mixed, drawn], 1.5e-3),
+    )
+    for name, updates, batch, data, rate in stages:
+        stage = base_stage(config, name, model, updates=updates, batch=batch, data=data, rate=rate)
+        model = {"path": session.train(stage)["model"], "tiny": None}
+    return model["path"]
 
 
 def grammar(config, session):
@@ -146,22 +162,61 @@ def grammar(config, session):
     later = {task.id for task in load_tasks(config, config.environment.split, config.environment.num_tasks)}
     rng, lines = random.Random(config.seed), []
     for trajectory in read_trajectories(folder / "rows.jsonl"):
-        letter = trajectory[-1]["answer_letter"] or "ABCDEFGHIJ"[rng.randrange(len(trajectory[0]["mcq_options"]))]
+        letter = trajectory[-1]["answer_letter"] or LETTERS[rng.randrange(len(trajectory[0]["mcq_options"]))]
         if trajectory[0]["qid"] not in later:
             lines += [json.dumps(row | {"answer_letter": letter}) for row in trajectory]
     write_atomic(folder / "grammar.jsonl", ("\n".join(lines) + "\n").encode())
     return str(folder / "grammar.jsonl")
 
 
-def base_stage(config, data):
-    """All text of trajectories whose actions were drawn."""
-    own = config.model.tiny.model_dump(exclude_unset=True) if config.model.tiny else {}
+def exercises(config, drawn):
+    """Two files of short rows about the questions of the base: `copying`, and `mixed` with some of it and `reading`.
+
+    Copying is a call of each tool for a question without options; what the call copies are the question's numbers and
+    names. Reading is an observation that no tool has made but is a drawn option, and the letter of that.
+    """
+    rng, copying, mixed = random.Random(config.seed), [], []
+    for first, *_ in read_trajectories(drawn):
+        queries = {name: query for name, query in first["candidate_actions"].items() if name in TOOLS}
+        calls = [
+            short_row(first, f"copying-{name}", name, query, mcq_options=[], answer_letter=None, observation="")
+            for name, query in queries.items()
+        ]
+        copying += calls
+        mixed += rng.sample(calls, 2)
+        for number in range(3):
+            name, place = rng.choice(sorted(queries)), rng.randrange(len(first["mcq_options"]))
+            seen = {"observation": noisy(first["mcq_options"][place], rng), "answer_letter": LETTERS[place]}
+            mixed.append(short_row(first, f"reading-{number}", name, queries[name], **seen))
+    files = {Path(drawn).with_name("copying.jsonl"): copying, Path(drawn).with_name("mixed.jsonl"): mixed}
+    for path, lines in files.items():
+        write_atomic(path, ("\n".join(lines) + "\n").encode())
+    return [str(path) for path in files]
+
+
+def short_row(first, kind, name, query, **changes):
+    """A trajectory of one step about the question of another trajectory, as a line."""
+    key = f"{first['qid']}-{kind}"
+    ids = {"qid": key, "trajectory_id": f"{key}/0", "row_id": f"{key}/0/0", "step_idx": 0, "sub_step_idx": 0}
+    call = {"tool_name": name, "action_taken": name, "action_query": query, "action_text": f"{name}: {query}"}
+    return json.dumps({**first, **ids, **call, "num_steps": 1, **changes})
+
+
+def noisy(option, rng):
+    """An option as a tool may say it: a decimal with more digits, a value after an equals sign."""
+    if "." in option and "e" not in option and rng.random() < 0.7:
+        option += "".join(rng.choices("0123456789", k=rng.randrange(6)))
+    return f"{rng.randrange(10, 99999)}/{rng.randrange(2, 99)} = {option}" if rng.random() < 0.3 else option
+
+
+def base_stage(config, name, model, *, updates, batch, data, rate):
+    """All text of some rows."""
     return config.updated(
         {
-            "name": f"{config.name}/base", "steps": BASE_UPDATES * config.steps, "data": [data],
-            "tasks_per_step": 8, "model": {"tiny": TINY | own},
-            "learner": {"kind": "sft", "lr": 2e-3, "schedule": "cosine", "warmup_steps": 20, "minibatches": 1,
-                        "prompt_weight": 0.3},
+            "name": f"{config.name}/{name}", "steps": round(updates * config.steps), "data": data,
+            "tasks_per_step": batch, "model": model,
+            "learner": {"kind": "sft", "lr": rate, "schedule": "cosine", "warmup_steps": 20, "minibatches": 1,
+                        "prompt_weight": 0.1},
             "ppo": {"sft_filter": "none"},
         }
     )  # fmt: skip

@@ -24,7 +24,12 @@ from firesteel.probing import GrowerPlay
 SEEDS = 3
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 ROUND = 20
-COLD_START = {"episodes": 20_000, "steps": 3000, "tasks_per_step": 16, "tiny": {"hidden": 128, "layers": 3}}
+COLD_START = {
+    "episodes": 20_000, "call_steps": 1500, "tasks_per_call_step": 48, "steps": 1000, "tasks_per_step": 16,
+    "tiny": {"hidden": 128, "layers": 3, "max_context": 1024, "vocab_size": 2048, "initializer_range": 0.05},
+}  # fmt: skip
+DOCUMENTED = {"documented": 1.0, "max_demonstrations": 0, "self_exemplifying": 0.0}
+"""Options of tasks in which everything is said: what to copy into the call, and in which form."""
 
 HARD = {"curriculum": {"name": "hard_sampling", "options": {"steps_per_round": ROUND, "rollouts": 10}}}
 ADD = {"curriculum": {"name": "hard_sampling", "options": {**HARD["curriculum"]["options"], "mode": "add"}}}
@@ -55,7 +60,8 @@ def config():
             "steps": 60,
             "tasks_per_step": 16,
             "environment": {
-                "name": "tool_calls", "num_tasks": 240, "options": {"terse": True, "schemas": "signature"},
+                "name": "tool_calls", "num_tasks": 240,
+                "options": {"terse": True, "schemas": "signature", "format": "python"},
             },
             "context": {"mode": "full", "prompts": "tool_calls"},
             "rollout": {
@@ -90,26 +96,50 @@ def run(config, session):
 
 
 def cold_start(config, session):
-    """Supervised episodes with 0 to 4 demonstrations of tools drawn anew, a quarter of them with made-up examples."""
+    """Supervised episodes: first calls of documented tools, then with 0 to 4 demonstrations of tools drawn anew.
+
+    A quarter of the latter have made-up examples. A tenth of the first stage is of the second kind, for its words.
+    """
     folder = Path(config.runs_dir) / config.name
-    episodes = folder / "cold_start.jsonl"
-    if not episodes.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        options = config.environment.options
-        tasks = ToolCalls.tasks("cold_start", count=COLD_START["episodes"], seed=config.seed, **options)
-        save_episodes(episodes, collect_expert_episodes(ToolCalls, tasks, options))
-    settings = {
-        "name": f"{config.name}/cold_start", "data": [str(episodes)],
-        "steps": COLD_START["steps"], "tasks_per_step": COLD_START["tasks_per_step"],
-        "model": {"path": None, "tiny": {"max_context": 1024, "vocab_size": 1024, **COLD_START["tiny"]}},
-        "advantage": {"weighting": "node"}, "loss": {"kl_coef": 0.0}, "stability": {"log_kl": False},
-        "learner": {
-            "kind": "sft", "lr": 2e-3, "schedule": "cosine", "warmup_steps": 50, "weight_decay": 0.01,
-            "minibatches": 1, "prompt_weight": 0.1,
-        },
-        "evaluation": {"every": max(1, COLD_START["steps"] // 6), "test_split": None},
-    }  # fmt: skip
-    return session.train(config.updated(settings))
+    count = COLD_START["episodes"]
+    calls = expert_episodes(config, folder / "calls.jsonl", count, seed=config.seed + 1, **DOCUMENTED)
+    some = expert_episodes(config, folder / "some.jsonl", count // 10, seed=config.seed + 2)
+    full = expert_episodes(config, folder / "cold_start.jsonl", count, seed=config.seed)
+    first = cold_stage(config, "calls", [calls, some], {"tiny": COLD_START["tiny"]}, lr=2e-3)
+    model = session.train(first.updated(size_of("call_steps", "tasks_per_call_step")))["model"]
+    last = cold_stage(config, "cold_start", [full], {"path": model}, lr=1e-3)
+    return session.train(last.updated(size_of("steps", "tasks_per_step")))
+
+
+def expert_episodes(config, path, count, *, seed, **options):
+    """The file of the expert's answers to some cold-start tasks; written where it is not there yet."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        options = config.environment.options | options
+        tasks = ToolCalls.tasks("cold_start", count=count, seed=seed, **options)
+        save_episodes(path, collect_expert_episodes(ToolCalls, tasks, options))
+    return str(path)
+
+
+def size_of(steps, tasks):
+    """Settings from two fields of `COLD_START`; evaluations are six, spread evenly."""
+    count = COLD_START[steps]
+    every = max(1, count // 6)
+    return {"steps": count, "tasks_per_step": COLD_START[tasks], "evaluation": {"every": every, "test_split": None}}
+
+
+def cold_stage(config, name, data, model, *, lr):
+    """Supervised learning on some files."""
+    return config.updated(
+        {
+            "name": f"{config.name}/{name}", "data": data, "model": model,
+            "advantage": {"weighting": "node"}, "loss": {"kl_coef": 0.0}, "stability": {"log_kl": False},
+            "learner": {
+                "kind": "sft", "lr": lr, "schedule": "cosine", "warmup_steps": 50, "weight_decay": 0.01,
+                "minibatches": 1, "prompt_weight": 0.1,
+            },
+        }
+    )  # fmt: skip
 
 
 def player(config, policy):

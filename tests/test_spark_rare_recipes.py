@@ -68,7 +68,8 @@ def test_the_paper_s_size_is_quantised_and_of_rank_8() -> None:
 def small_stages() -> ModuleType:
     """The stages of `spark_rare`, few and short."""
     stages = load_recipe_module("spark_rare")
-    stages.SEEDS, stages.BASE_QUESTIONS, stages.BASE_UPDATES, stages.SFT_UPDATES = 1, 60, 30, 2
+    stages.SEEDS, stages.BASE_QUESTIONS = 1, 60
+    stages.COPYING_UPDATES, stages.BASE_UPDATES, stages.SFT_UPDATES = 1, 10, 2
     stages.TINY = {**stages.TINY, "hidden": 48, "layers": 2, "heads": 2, "kv_heads": 1}
     return stages
 
@@ -100,6 +101,21 @@ def test_the_base_learns_from_questions_of_its_own(small_stages: ModuleType, sma
     written = {row["row_id"]: row["answer_letter"] for row in read_lines(folder / "rows.jsonl")}
     kept = [written[row["row_id"]] in (None, row["answer_letter"]) for row in drawn]
     assert all(kept) and all(row["answer_letter"] for row in drawn)
+
+
+def test_exercises_are_calls_of_every_tool_and_options_to_read(
+    small_stages: ModuleType, small_settings: Config
+) -> None:
+    folder = Path(small_settings.runs_dir) / "rare" / "trajectories" / "base"
+    copying, mixed = read_lines(folder / "copying.jsonl"), read_lines(folder / "mixed.jsonl")
+    assert {row["tool_name"] for row in copying} == set(small_stages.TOOLS) and len(copying) == 60 * 7
+    assert all(row["mcq_options"] == [] and row["answer_letter"] is None for row in copying)
+    reading = [row for row in mixed if row["answer_letter"]]
+    assert (len(reading), len(mixed)) == (60 * 3, 60 * 5)
+    for row in reading:  # what is seen begins with the option that the letter names, whoever was right
+        seen = row["observation"].rpartition(" = ")[2]
+        assert seen.startswith(row["mcq_options"]["ABCDEFGHIJ".index(row["answer_letter"])])
+    assert any(row["answer_letter"] != row["correct_answer_letter"] for row in reading)
 
 
 @pytest.mark.parametrize("name", ["spark_rare_judges", "spark_rare_online"])

@@ -43,7 +43,8 @@ def recipe(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(module, "SEEDS", 1)
     monkeypatch.setattr(module, "ROUND", 1)
     tiny = {"hidden": 16, "layers": 1, "heads": 2, "kv_heads": 1, "vocab_size": 512}
-    monkeypatch.setattr(module, "COLD_START", {"episodes": 40, "steps": 6, "tasks_per_step": 4, "tiny": tiny})
+    sizes = {"episodes": 40, "call_steps": 4, "tasks_per_call_step": 4, "steps": 6, "tasks_per_step": 4, "tiny": tiny}
+    monkeypatch.setattr(module, "COLD_START", sizes)
     return module
 
 
@@ -57,6 +58,8 @@ def test_the_cold_start_and_the_table_come_first_and_may_be_the_end(recipe: Modu
     assert set(shown) == {0, 1, 2, 3, 4}
     made_up = ["<examples>" in episode.steps[0].action for episode in episodes]
     assert 0.05 < sum(made_up) / len(made_up) < 0.5
+    documented = [episode.steps[0].observation for episode in load_episodes(tmp_path / "toolexpander" / "calls.jsonl")]
+    assert not any("Example" in text or " (" not in text for text in documented)
     assert not list((tmp_path / "toolexpander").glob("*seed0"))
 
 

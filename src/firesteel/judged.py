@@ -29,7 +29,7 @@ Trajectory = Sequence[TrajectoryRow]
 
 HIGHEST_SCORE = 10.0
 ANSWER_THOUGHT = "It is"
-"""How the last thought begins; the chosen option's own words follow, up to `QUOTED_CHARACTERS`."""
+"""How the last thought begins; the chosen option's own words follow, up to `QUOTED_CHARACTERS`, and its letter."""
 QUOTED_CHARACTERS = 48
 
 
@@ -91,8 +91,8 @@ def require_variance(rewards: Sequence[float], rows: Trajectory, settings: PpoCo
 def trajectory_episode(rows: Trajectory, *, with_answer: bool) -> ExpertEpisode:
     """The trajectory as the episode that a policy would play: `tool: query` in each step, at last the answer.
 
-    The thought before the answer quotes the chosen option: a model that has written what it found need only look up
-    which letter that has.
+    The thought before the answer quotes the chosen option, then its letter: a model that has written what it found
+    need only look where that stands.
     """
     first = rows[0]
     question = Question(str(first["qid"]), first["question"], tuple(first["mcq_options"]), "", -1, first["category"])
@@ -102,7 +102,7 @@ def trajectory_episode(rows: Trajectory, *, with_answer: bool) -> ExpertEpisode:
     if with_answer and first["answer_letter"] is not None:
         actions.append(f"{ANSWER}: {first['answer_letter']}")
         option = first["mcq_options"][LETTERS.index(first["answer_letter"])]
-        thoughts.append(f"{ANSWER_THOUGHT} {option[:QUOTED_CHARACTERS]}")
+        thoughts.append(f"{ANSWER_THOUGHT} {option[:QUOTED_CHARACTERS]} ({first['answer_letter']})")
     steps = tuple(
         EpisodeStep(plain(observation), plain(action), False, plain(thought) or "Go on.")
         for observation, action, thought in zip(seen, actions, thoughts, strict=False)
