@@ -63,7 +63,7 @@ def config():
             "rollout": {"criterion": "chain", "max_turns": STEPS_PER_QUESTION + 1, "max_response_tokens": 64},
             "advantage": {"weighting": "node"},
             "learner": {"kind": "ppo", "lr": 2e-4, "minibatches": 2, "micro_batch_tokens": 8192},
-            "ppo": {"rho": RHO, "kl_coef": 1.0},
+            "ppo": {"rho": RHO, "kl_coef": 1.0, "answer": "words"},
             "critic": {"folds": 2, "lr": 1e-3},
             "evaluation": {"temperature": 0.7, "num_tasks": 60, "test_tasks": 120},
         }

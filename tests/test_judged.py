@@ -138,6 +138,12 @@ def test_the_answer_is_a_step_of_its_own_where_it_is_worth_something() -> None:
     assert len(texts(silent, "response")) == 2
 
 
+def test_an_answer_may_be_learnt_as_the_option_s_words() -> None:
+    rows = trajectory(1, STEPS)
+    tree = trajectory_tree(rows, builder(), [True, True], [0.5, -0.25], answer_reward=1.0, answer="words")
+    assert "<action>answer: desk</action>" in texts(tree, "response")[2]
+
+
 def test_windows_train_every_step_in_a_row_of_its_own() -> None:
     tree = trajectory_tree(trajectory(1, STEPS), builder("window"), [True, True], [0.5, -0.25])
     rows = pack([tree]).rows

@@ -31,6 +31,8 @@ class PpoConfig(Section):
     """Steps that learner.kind `sft` learns from."""
     action: Literal["thought_and_call", "call"] = "thought_and_call"
     """What an action consists of: all that was written in a step, or the call alone, with the thought as context."""
+    answer: Literal["letter", "words"] = "letter"
+    """What the answers of trajectories are learnt as: the option's letter, or its words. Environments take both."""
     ratio_level: Literal["token", "action"] = "token"
     """Whether the clipped ratio is one for each token, or one for each action."""
     kl_coef: float = Field(default=1.0, ge=0)

@@ -28,9 +28,7 @@ TrajectoryRow = Mapping[str, Any]
 Trajectory = Sequence[TrajectoryRow]
 
 HIGHEST_SCORE = 10.0
-ANSWER_THOUGHT = "It is"
-"""How the last thought begins; the chosen option's own words follow, up to `QUOTED_CHARACTERS`, and its letter."""
-QUOTED_CHARACTERS = 48
+ANSWER_THOUGHT = "That is enough to answer."
 
 
 # what a step is worth
@@ -88,11 +86,10 @@ def require_variance(rewards: Sequence[float], rows: Trajectory, settings: PpoCo
 # trees
 
 
-def trajectory_episode(rows: Trajectory, *, with_answer: bool) -> ExpertEpisode:
+def trajectory_episode(rows: Trajectory, *, with_answer: bool, answer: str = "letter") -> ExpertEpisode:
     """The trajectory as the episode that a policy would play: `tool: query` in each step, at last the answer.
 
-    The thought before the answer quotes the chosen option, then its letter: a model that has written what it found
-    need only look where that stands.
+    The answer is the option's letter, or with `answer="words"` the option's own words.
     """
     first = rows[0]
     question = Question(str(first["qid"]), first["question"], tuple(first["mcq_options"]), "", -1, first["category"])
@@ -100,9 +97,10 @@ def trajectory_episode(rows: Trajectory, *, with_answer: bool) -> ExpertEpisode:
     actions = [f"{row['tool_name']}: {row['action_query']}" for row in rows]
     thoughts = [str(row["thought"]) for row in rows]
     if with_answer and first["answer_letter"] is not None:
-        actions.append(f"{ANSWER}: {first['answer_letter']}")
-        option = first["mcq_options"][LETTERS.index(first["answer_letter"])]
-        thoughts.append(f"{ANSWER_THOUGHT} {option[:QUOTED_CHARACTERS]} ({first['answer_letter']})")
+        letter = str(first["answer_letter"])
+        words = first["mcq_options"][LETTERS.index(letter)]
+        actions.append(f"{ANSWER}: {letter if answer == 'letter' else words}")
+        thoughts.append(ANSWER_THOUGHT)
     steps = tuple(
         EpisodeStep(plain(observation), plain(action), False, plain(thought) or "Go on.")
         for observation, action, thought in zip(seen, actions, thoughts, strict=False)
@@ -122,14 +120,16 @@ def trajectory_tree(
     *,
     answer_reward: float | None = None,
     action: str = "thought_and_call",
+    answer: str = "letter",
 ) -> Tree:
     """A tree of one leaf whose response nodes are the kept steps; what is left out stays as fed context.
 
     `step_rewards` has one entry per response node. The answer is a step of its own, kept where `answer_reward` is
-    given. With `action="call"` the thought is fed, and the tokens from `<action>` on are the response.
+    given. With `action="call"` the thought is fed, and the tokens from `<action>` on are the response. `answer` as for
+    `trajectory_episode`.
     """
     has_answer = answer_reward is not None and rows[0]["answer_letter"] is not None
-    source = episode_tree(trajectory_episode(rows, with_answer=has_answer), context)
+    source = episode_tree(trajectory_episode(rows, with_answer=has_answer, answer=answer), context)
     wanted = [*kept, *([True] if has_answer else [])]
     values = [*rewards, *([answer_reward] if has_answer else [])]
     tree = Tree(source.task, source.goal, source.observation, group=str(rows[0]["qid"]))

@@ -71,8 +71,8 @@ def import_trees(config: Config, context: ContextBuilder, *, max_context: int) -
     for rows in load_trajectories(config.data):
         kept = [is_kept(row, rows, row_filter) for row in rows]
         values = [step_reward(row, ppo) for row in rows]
-        answer = _answer_reward(rows, config, row_filter)
-        tree = trajectory_tree(rows, context, kept, values, answer_reward=answer, action=ppo.action)
+        worth = _answer_reward(rows, config, row_filter)
+        tree = trajectory_tree(rows, context, kept, values, answer_reward=worth, action=ppo.action, answer=ppo.answer)
         if tree.leaves[0].masked:
             left_out += 1
         elif max(len(tree.stream(node.index)) for node in tree.nodes) > max_context:

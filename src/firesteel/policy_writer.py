@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 
 from firesteel.context import HistoryStep
-from firesteel.environments.questions import ANSWER, GOAL, format_question, read_letter
+from firesteel.environments.questions import ANSWER, GOAL, format_question, read_answer
 from firesteel.errors import AnswerInvalid
 from firesteel.judged import ANSWER_THOUGHT, plain
 from firesteel.judges.base import Situation
@@ -18,8 +18,6 @@ from firesteel.tools import COT, Tool
 from firesteel.types import Observation, Request, SamplingParams
 from firesteel.writers import Candidates
 
-ANSWER_TOKENS = 4
-
 
 class PolicyWriter:
     """Samples one thought, and after it one query for each action, whose name is given to the model.
@@ -28,7 +26,7 @@ class PolicyWriter:
     context is an `AnswerInvalid`: its question is noted as failed.
 
     Args:
-        temperature: Of thoughts and queries; the answer and the thought before it are greedy.
+        temperature: Of thoughts and queries; the answer is greedy.
         max_tokens: Longest thought, and longest query.
     """
 
@@ -56,11 +54,9 @@ class PolicyWriter:
         return Candidates(thought, queries, shown, raw)
 
     def answer(self, situation: Situation, *, seed: int) -> str | None:
-        prompt, begun = self._prompt(situation), f"<think>{ANSWER_THOUGHT}"
-        (option,) = self._complete(prompt, [begun], "</think>", [seed], longest=self._max_tokens)
-        begun = f"{begun} {plain(option)}</think><action>{ANSWER}:"
-        (text,) = self._complete(prompt, [begun], "</action>", [seed], longest=ANSWER_TOKENS)
-        return read_letter(text, len(situation.question.options))
+        begun = f"<think>{ANSWER_THOUGHT}</think><action>{ANSWER}:"
+        (text,) = self._complete(self._prompt(situation), [begun], "</action>", [seed], greedy=True)
+        return read_answer(text, situation.question.options)
 
     def _prompt(self, situation: Situation) -> list[int]:
         """The token ids that the policy is shown before its next step."""
@@ -81,21 +77,23 @@ class PolicyWriter:
         return token_ids
 
     def _complete(
-        self, prompt: Sequence[int], begun: Sequence[str], stop: str, seeds: Sequence[int], *, longest: int = 0
+        self, prompt: Sequence[int], begun: Sequence[str], stop: str, seeds: Sequence[int], *, greedy: bool = False
     ) -> list[str]:
-        """What the model writes after each beginning of a response, up to `stop`; greedily, given `longest`."""
+        """What the model writes after each beginning of a response, up to `stop`."""
         context, generator = self._policy.context, self._policy.generator
         sampling = SamplingParams(
-            longest or self._max_tokens, temperature=0.0 if longest else self._temperature, stop=(stop,)
+            self._max_tokens,
+            temperature=0.0 if greedy else self._temperature,
+            stop=(stop,),
         )
         requests = [
             Request([*prompt, *context.encode_response(text)[:-1]], seed, sampling)
             for text, seed in zip(begun, seeds, strict=True)
         ]
-        needed = max(len(request.token_ids) for request in requests) + sampling.max_new_tokens
-        if needed > generator.max_context:
+        longest = max(len(request.token_ids) for request in requests) + sampling.max_new_tokens
+        if longest > generator.max_context:
             raise AnswerInvalid(
-                f"a step needs {needed} tokens, and the model's context holds {generator.max_context}; take fewer "
+                f"a step needs {longest} tokens, and the model's context holds {generator.max_context}; take fewer "
                 "steps, or a model with a longer context"
             )
         with self._lock:

@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 
 from firesteel.environments.mmlu_pro import MmluPro, cot_prompt, load_mmlu_pro, load_shots, split_of, tool_prompt
-from firesteel.environments.questions import load_questions, parse_action, question_of, read_letter, read_question
+from firesteel.environments.questions import (
+    load_questions,
+    parse_action,
+    question_of,
+    read_answer,
+    read_letter,
+    read_question,
+)
 from firesteel.errors import MissingDependency, TaskError
 from firesteel.tools import make_tools
 
@@ -134,6 +141,12 @@ def test_an_episode_asks_and_scores(tmp_path: Path) -> None:
 )
 def test_letters_beyond_the_options_are_none(text: str, letter: str | None) -> None:
     assert read_letter(text, 3) == letter
+
+
+def test_an_answer_is_a_letter_or_the_words_of_one_option() -> None:
+    options = ["12", " a red hat ", "B", "7", "7"]
+    read = [read_answer(text, options) for text in ("12", "a red hat", "B", "c", "7", "13", "")]
+    assert read == ["A", "B", "B", "C", None, None, None]  # "B" is a letter before it is a word; 7 is not one option
 
 
 def test_actions_are_read() -> None:

@@ -149,6 +149,15 @@ def read_letter(text: str, num_options: int) -> str | None:
     return letter if letter and letter in LETTERS[:num_options] else None
 
 
+def read_answer(text: str, options: Sequence[str]) -> str | None:
+    """The letter of an answer: a letter, or an option's own words (which a small model copies more easily)."""
+    letter = read_letter(text, len(options))
+    if letter is None:
+        same = [known for known, option in zip(LETTERS, options, strict=False) if option.strip() == text.strip()]
+        letter = same[0] if len(same) == 1 else None
+    return letter
+
+
 @lru_cache(maxsize=16)
 def _shared(names: str, options: str) -> dict[str, Tool]:
     tools = make_tools(json.loads(names), json.loads(options))
@@ -226,7 +235,7 @@ class QuestionEnvironment(Environment):
             raise TaskError(f"{type(self).__name__}: step before reset, or after the answer; call reset first")
         name, text = parse_action(action)
         if name == ANSWER:
-            letter = read_letter(text, len(self.question.options))
+            letter = read_answer(text, self.question.options)
             if letter is None:
                 return _not_understood(f"'{text[:20]}' is no option; answer with one letter")
             self.over = True
