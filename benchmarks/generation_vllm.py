@@ -2,10 +2,11 @@
 
 Both have one thread, float32 and the same random weights; prompts and lengths are those of `generation.py`, and end
 tokens are ignored. vLLM runs in its own Python as an in-process engine, without server and tokenizer, with prefix
-caching, warm, and its caches are emptied before every run, as ours are. `vllm` returns the log-probability of each
-token, which training needs; `vllm_tokens` does not. Ours returns two log-probabilities and the entropy, and draws each
-request by its own seed, which is not asked of vLLM. Seconds are those of the engine: JSON between processes is not
-counted.
+caching, warm, and its caches are emptied before every run, as ours are: once as it is by default, with `torch.compile`,
+and once eager. `vllm` and `vllm_eager` return the log-probability of each token, which training needs; `vllm_tokens`
+does not. Ours returns two log-probabilities and the entropy, and draws each request by its own seed, which is not asked
+of vLLM. Seconds are those of the engine: JSON between the processes is not counted. Blocks of 32 tokens are the
+smallest of vLLM's prefix cache on a CPU and its quickest here, against 64 and 128.
 
     tools/install_vllm.sh python3.11 .venv/vllm
     python benchmarks/generation_vllm.py --vllm-python .venv/vllm/bin/python --sizes 1M 10M
@@ -87,13 +88,16 @@ def ours(generator: TorchGenerator, work: Callable[[], object]) -> Measured:
     return {**taken, "tokens": generator.stats["generated_tokens"] - before}
 
 
-def rows(generator: TorchGenerator, vllm: Vllm, arguments: argparse.Namespace) -> dict[str, dict[str, Run]]:
+def rows(
+    generator: TorchGenerator, vllm: Vllm, eager: Vllm, arguments: argparse.Namespace
+) -> dict[str, dict[str, Run]]:
     """The arms of each row: the rows of `generation.py` that begin without a cache."""
 
     def arms(work: Callable[[], object], **asked: Any) -> dict[str, Run]:
         return {
             "firesteel": lambda: ours(generator, work),
             "vllm": lambda: vllm(**asked, logprobs=True),
+            "vllm_eager": lambda: eager(**asked, logprobs=True),
             "vllm_tokens": lambda: vllm(**asked, logprobs=False),
         }
 
@@ -140,17 +144,17 @@ def measure(size: str, arguments: argparse.Namespace, about: dict[str, Any]) -> 
     model = build_model(size, "float32")
     generator = TorchGenerator(model, end_token_ids=(NEVER,))
     options = ["--block-size", str(arguments.block_size), "--max-context", str(MAX_CONTEXT)]
-    options += [] if arguments.compiled else ["--eager"]
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        vllm = Vllm(arguments.vllm_python, folder, options)
+        vllm, eager = (Vllm(arguments.vllm_python, folder, [*options, *more]) for more in ([], ["--eager"]))
         about["versions"].update(vllm=vllm.about["versions"]["vllm"], vllm_torch=vllm.about["versions"]["torch"])
         about["vllm_threads"] = vllm.about["threads"]
-        for name, arms in rows(generator, vllm, arguments).items():
+        for name, arms in rows(generator, vllm, eager, arguments).items():
             results[f"{size} {name}"] = {**about, **interleaved(arms, arguments.repeats)}
             print_result(f"{size} {name}", results[f"{size} {name}"])
         vllm.close()
+        eager.close()
     return results
 
 
@@ -191,7 +195,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=6)
     parser.add_argument("--prefix", type=int, default=2048, help="tokens that branches share")
     parser.add_argument("--block-size", type=int, default=32, help="tokens of a block of vLLM's prefix cache")
-    parser.add_argument("--compiled", action="store_true", help="vLLM with torch.compile, not eager")
     parser.add_argument("--machine", default=platform.processor() or platform.machine(), help="the machine, in words")
     parser.add_argument("--output", type=Path, help="JSON file to write (results of the same name are replaced)")
     return parser.parse_args()
@@ -203,7 +206,7 @@ def main() -> None:
     torch.set_num_threads(1)
     about = {
         "date": date.today().isoformat(), "machine": arguments.machine, "threads": torch.get_num_threads(),
-        "dtype": "float32", "block_size": arguments.block_size, "compiled": arguments.compiled,
+        "dtype": "float32", "block_size": arguments.block_size,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__,
                      "python": platform.python_version()},
     }  # fmt: skip
