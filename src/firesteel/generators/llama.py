@@ -242,7 +242,7 @@ class _Norm:
         self._epsilon = epsilon
         self._is_plain = self._weight.device.type == "cpu" and self._weight.dtype == torch.float32
         size = self._weight.numel()
-        self._scaled = self._weight * size**0.5
+        self._scaled = self._weight.detach() * size**0.5
         self._least = self._weight.new_tensor((size * epsilon) ** 0.5)
 
     def __call__(self, hidden: Tensor) -> Tensor:
