@@ -87,8 +87,11 @@ def test_inverse_cdf_by_hand() -> None:
 def test_inverse_cdf_never_gives_a_token_without_probability() -> None:
     row = torch.tensor([[0.0, 0.6, 0.0, 0.4, 0.0, 0.0]])
     assert inverse_cdf(row, torch.tensor([0.0], dtype=torch.float64)).tolist() == [1]
-    # 1.0 is what rounding could make of the largest uniform: the last real token, not the end of the vocabulary.
-    assert inverse_cdf(row, torch.tensor([1.0], dtype=torch.float64)).tolist() == [3]
+    # The largest float64 below 1: the last real token, not the end of the vocabulary.
+    largest = torch.tensor([1 - 2.0**-53], dtype=torch.float64)
+    assert inverse_cdf(row, largest).tolist() == [3]
+    for total in (3.0, 1.0, 0.7, 1 - 2.0**-24, 1 + 2.0**-23):
+        assert inverse_cdf(row * total, largest).tolist() == [3]
 
 
 def test_draws_follow_the_distribution() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -137,6 +137,15 @@ class Arena:
         return KVBuffer(keys, values)
 
 
+class Appended(NamedTuple):
+    """Views of one layer: where a new column's keys and values [B, H, D] go, and all columns with it, [B, H, C, D]."""
+
+    new_keys: Tensor
+    keys: Tensor
+    new_values: Tensor
+    values: Tensor
+
+
 class BatchCache(Cache):
     """The `past_key_values` of a forward pass: writes new columns into a `KVBuffer` and returns views of it.
 
@@ -146,6 +155,7 @@ class BatchCache(Cache):
 
     def __init__(self, buffer: KVBuffer, column: int, first: int = 0) -> None:
         super().__init__(layers=[DynamicLayer() for _ in range(buffer.keys.shape[0])])
+        self._buffer = buffer
         self._keys = buffer.keys.unbind(0)
         self._values = buffer.values.unbind(0)
         self.column = column
@@ -166,13 +176,15 @@ class BatchCache(Cache):
         values[:, :, new:] = value_states
         return keys, values
 
-    def append(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """As `update` for one column, [B, H, D]."""
-        all_keys, all_values = self._keys[layer], self._values[layer]
-        all_keys.select(2, self.column).copy_(keys)
-        all_values.select(2, self.column).copy_(values)
+    def append(self) -> list[Appended]:
+        """Views for a pass of one column, layer by layer."""
         length = self.column + 1 - self.first
-        return all_keys.narrow(2, self.first, length), all_values.narrow(2, self.first, length)
+        views = [
+            view
+            for part in (self._buffer.keys, self._buffer.values)
+            for view in (part.select(3, self.column).unbind(0), part.narrow(3, self.first, length).unbind(0))
+        ]
+        return list(map(Appended, *views))
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.column - self.first

@@ -38,23 +38,48 @@ class Linear:
             self._packed = torch.ops.mkldnn._reorder_linear_weight(joined, PACKED_ROWS.start)
         else:
             self._weight = joined.t().contiguous().t()
-        self._can_add = self._weight is not None and self._bias is None and joined.dtype == torch.float32
+        # A view, kept because taking it costs microseconds; half precision rounds before it adds, as the models do.
+        self._transposed: Tensor | None = None
+        if self._bias is None and joined.dtype == torch.float32:
+            plain = self._parts[0][0] if self._packed is not None and len(layers) == 1 else self._weight
+            self._transposed = None if plain is None else plain.detach().t()
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """inputs [..., K] -> [..., N]."""
+        if self._is_packed_for(inputs):
+            return torch.ops.mkldnn._linear_pointwise(inputs, self._packed, self._bias, "none", [], "")
+        if self._transposed is not None and inputs.ndim == 2:
+            return torch.mm(inputs, self._transposed)
         if self._weight is not None:
             return F.linear(inputs, self._weight, self._bias)
-        if self._packed is not None and inputs.numel() // inputs.shape[-1] in PACKED_ROWS:
-            return torch.ops.mkldnn._linear_pointwise(inputs, self._packed, self._bias, "none", [], "")
-        outputs = [F.linear(inputs, *part) for part in self._parts]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
+        if len(self._parts) == 1:
+            return F.linear(inputs, *self._parts[0])
+        if self._packed is None:
+            return torch.cat([F.linear(inputs, *part) for part in self._parts], dim=-1)
+        return self._side_by_side(inputs)
 
     def added(self, hidden: Tensor, inputs: Tensor) -> Tensor:
         """hidden [..., N] plus the product."""
-        if self._can_add and self._weight is not None and hidden.ndim == 2:
-            return torch.addmm(hidden, inputs, self._weight.t())
-        # Half precision rounds the product before the sum, as the models do.
-        return hidden + self(inputs)
+        if self._transposed is None or self._is_packed_for(inputs):
+            return hidden + self(inputs)
+        if hidden.ndim == 2:
+            return torch.addmm(hidden, inputs, self._transposed)
+        return self.added(hidden.flatten(0, -2), inputs.flatten(0, -2)).view(hidden.shape)
+
+    def _is_packed_for(self, inputs: Tensor) -> bool:
+        return self._packed is not None and inputs.numel() // inputs.shape[-1] in PACKED_ROWS
+
+    def _side_by_side(self, inputs: Tensor) -> Tensor:
+        """The products of all layers, each written where it belongs: copying them there takes half as long again."""
+        outputs = inputs.new_empty((*inputs.shape[:-1], sum(len(weight) for weight, _ in self._parts)))
+        rows, first = inputs.flatten(0, -2), 0
+        for weight, bias in self._parts:
+            place = outputs.flatten(0, -2).narrow(1, first, len(weight))
+            torch.mm(rows, weight.t(), out=place)
+            if bias is not None:
+                place += bias
+            first += len(weight)
+        return outputs
 
 
 def is_linear(layer: Any) -> bool:

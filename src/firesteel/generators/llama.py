@@ -62,10 +62,10 @@ class LlamaForward:
         self._probes = [_Probe(parameter) for parameter in model.parameters()]
         self._adapters = list(map(adapters_of, _linears(model)))
         self._embedding: Tensor = body.embed_tokens.weight
-        self._final_norm: Tensor = body.norm.weight
+        epsilon: float = model.config.rms_norm_eps
+        self._final_norm = _Norm(body.norm, epsilon)
         self._head = Linear([model.lm_head])
-        self._layers = [_Layer(layer) for layer in body.layers]
-        self._epsilon: float = model.config.rms_norm_eps
+        self._layers = [_Layer(layer, epsilon) for layer in body.layers]
         self._num_heads: int = model.config.num_attention_heads
         self._num_groups: int = model.config.num_key_value_heads
         self._head_dim: int = attention.head_dim
@@ -114,20 +114,22 @@ class LlamaForward:
         prefixes: Sequence[SharedPrefix],
     ) -> Tensor:
         """One new column. Small models spend their time between operations: here are as few as possible."""
-        num_rows = tokens.shape[0]
+        num_rows, num_heads, num_groups = tokens.shape[0], self._num_heads, self._num_groups
         cosines, sines = self._cosines[positions], self._sines[positions]
         hidden = F.embedding(tokens[:, 0], self._embedding)
-        for index, layer in enumerate(self._layers):
-            mixed = layer.attention_in(self._norm(hidden, layer.input_norm)).view(num_rows, -1, self._head_dim)
+        columns = cache.append()
+        for index, (layer, column) in enumerate(zip(self._layers, columns, strict=True)):
+            mixed = layer.attention_in(layer.input_norm(hidden)).view(num_rows, -1, self._head_dim)
             rotated = self._rotate(self._normed_heads(mixed, layer), cosines, sines)
-            keys, values = cache.append(rotated[:, self._num_heads :], mixed[:, -self._num_groups :], index)
+            column.new_keys.copy_(rotated.narrow(1, num_heads, num_groups))
+            column.new_values.copy_(mixed.narrow(1, num_heads + num_groups, num_groups))
             # The heads of one group attend to the same keys: they are the queries of one attention.
-            queries = rotated[:, : self._num_heads].view(num_rows, self._num_groups, -1, self._head_dim)
-            attended = attend_shared(queries, keys, values, mask, self._scaling, prefixes, index)
+            queries = rotated.narrow(1, 0, num_heads).view(num_rows, num_groups, -1, self._head_dim)
+            attended = attend_shared(queries, column.keys, column.values, mask, self._scaling, prefixes, index)
             hidden = layer.attention_out.added(hidden, attended.reshape(num_rows, -1))
-            gate, up = layer.mlp_in(self._norm(hidden, layer.mlp_norm)).chunk(2, dim=-1)
+            gate, up = layer.mlp_in(layer.mlp_norm(hidden)).chunk(2, dim=-1)
             hidden = layer.mlp_out.added(hidden, F.silu(gate).mul_(up))
-        return self._head(self._norm(hidden, self._final_norm))
+        return self._head(self._final_norm(hidden))
 
     def _several(
         self,
@@ -143,7 +145,7 @@ class LlamaForward:
         hidden = F.embedding(tokens, self._embedding)
         folded_mask = self._mask(mask, num_new, hidden, bool(prefixes))
         for index, layer in enumerate(self._layers):
-            mixed = layer.attention_in(self._norm(hidden, layer.input_norm)).view(num_rows, num_new, -1, self._head_dim)
+            mixed = layer.attention_in(layer.input_norm(hidden)).view(num_rows, num_new, -1, self._head_dim)
             rotated = self._rotate(self._normed_heads(mixed, layer), cosines, sines)
             keys, values = cache.update(
                 rotated[:, :, self._num_heads :].transpose(1, 2),
@@ -157,17 +159,17 @@ class LlamaForward:
                 folded_mask = None if mask is None else mask[:, :, -1:]
             attended = self._attend(queries, keys, values, folded_mask, prefixes, index)
             hidden = layer.attention_out.added(hidden, attended)
-            gate, up = layer.mlp_in(self._norm(hidden, layer.mlp_norm)).chunk(2, dim=-1)
+            gate, up = layer.mlp_in(layer.mlp_norm(hidden)).chunk(2, dim=-1)
             hidden = layer.mlp_out.added(hidden, F.silu(gate).mul_(up))
-        return self._head(self._norm(hidden[:, -1], self._final_norm))
+        return self._head(self._final_norm(hidden[:, -1]))
 
     def _normed_heads(self, mixed: Tensor, layer: _Layer) -> Tensor:
         """The heads of queries and keys [..., heads, D], normed where the model does that."""
-        heads = mixed[..., : -self._num_groups, :]
+        heads = mixed.narrow(-2, 0, self._num_heads + self._num_groups)
         if layer.query_norm is None or layer.key_norm is None:
             return heads
         queries, keys = heads[..., : self._num_heads, :], heads[..., self._num_heads :, :]
-        return torch.cat((self._norm(queries, layer.query_norm), self._norm(keys, layer.key_norm)), dim=-2)
+        return torch.cat((layer.query_norm(queries), layer.key_norm(keys)), dim=-2)
 
     def _mask(self, mask: Tensor | None, num_new: int, hidden: Tensor, is_shared: bool) -> Tensor | None:
         """The mask for all heads of a group at once, [B, 1, repeats * S, C]; None for a plain causal product."""
@@ -198,12 +200,6 @@ class LlamaForward:
             out = attend_shared(folded, keys, values, mask, self._scaling, prefixes, layer)
         return out.view(num_rows, self._num_groups, repeats, num_new, -1).permute(0, 3, 1, 2, 4).flatten(2)
 
-    def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        if hidden.dtype == torch.float32:
-            return torch.rms_norm(hidden, weight.shape, weight, self._epsilon)
-        # Half precision rounds before the weight is applied, as the models do.
-        return weight * F.rms_norm(hidden.float(), weight.shape, None, self._epsilon).to(hidden.dtype)
-
     def _rotate(self, heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         return torch.addcmul(heads * cosines, heads.roll(self._head_dim // 2, -1), sines)
 
@@ -224,16 +220,41 @@ def _causal(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tens
 class _Layer:
     """The weights of one layer; linears with the same input are one."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, epsilon: float) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        self.input_norm: Tensor = layer.input_layernorm.weight
-        self.mlp_norm: Tensor = layer.post_attention_layernorm.weight
+        self.input_norm = _Norm(layer.input_layernorm, epsilon)
+        self.mlp_norm = _Norm(layer.post_attention_layernorm, epsilon)
         self.attention_in = Linear([attention.q_proj, attention.k_proj, attention.v_proj])
         self.attention_out = Linear([attention.o_proj])
         self.mlp_in = Linear([mlp.gate_proj, mlp.up_proj])
         self.mlp_out = Linear([mlp.down_proj])
-        self.query_norm: Tensor | None = getattr(getattr(attention, "q_norm", None), "weight", None)
-        self.key_norm: Tensor | None = getattr(getattr(attention, "k_norm", None), "weight", None)
+        self.query_norm, self.key_norm = (
+            _Norm(getattr(attention, name), epsilon) if hasattr(attention, name) else None
+            for name in ("q_norm", "k_norm")
+        )
+
+
+class _Norm:
+    """x w / sqrt(mean(x^2) + epsilon) along the last dimension."""
+
+    def __init__(self, module: Any, epsilon: float) -> None:
+        self._weight: Tensor = module.weight
+        self._epsilon = epsilon
+        self._is_plain = self._weight.device.type == "cpu" and self._weight.dtype == torch.float32
+        size = self._weight.numel()
+        self._scaled = self._weight.detach() * size**0.5
+        self._least = self._weight.new_tensor((size * epsilon) ** 0.5)
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        if self._is_plain:
+            # `rms_norm` is nine operations there. |x|^2 + D epsilon is D (mean(x^2) + epsilon).
+            length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
+            return (hidden / torch.hypot(length, self._least)).mul_(self._scaled)
+        if hidden.dtype == torch.float32:
+            return torch.rms_norm(hidden, self._weight.shape, self._weight, self._epsilon)
+        # Half precision rounds before the weight is applied, as the models do.
+        normed = F.rms_norm(hidden.float(), self._weight.shape, None, self._epsilon)
+        return self._weight * normed.to(hidden.dtype)
 
 
 class _Probe:

@@ -75,18 +75,15 @@ def inverse_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
 
     Args:
         probabilities: [B, V], not negative; rows need not sum to 1 exactly.
-        uniform: [B] float64 in [0, 1].
+        uniform: [B] float64 in [0, 1).
 
     Returns:
-        [B] token ids, each with a probability above 0, also where rounding puts `uniform` at the very end.
+        [B] token ids, each with a probability above 0: a float64 below 1 is at most 1 - 2**-53, and so much of the
+        total is below the total, also when it is rounded.
     """
     # float64: in a float32 sum the tail of a large vocabulary is lost to rounding.
-    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
-    total = cumulative[:, -1:].contiguous()
-    tokens = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)
-    # The total is reached first at the last token that has any probability.
-    last = torch.searchsorted(cumulative, total, right=False)
-    return torch.minimum(tokens, last).squeeze(-1)
+    cumulative = probabilities.to(torch.float64, copy=True).cumsum_(-1)
+    return torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True).squeeze(-1)
 
 
 class Sampler:
@@ -102,6 +99,7 @@ class Sampler:
         is_greedy = [each.temperature == 0 for each in params]
         temperatures = [each.temperature or 1.0 for each in params]
         self._device = device
+        self._memory: Tensor | None = None
         self._all_greedy, self._any_greedy = all(is_greedy), any(is_greedy)
         self._is_tempered = any(value != 1.0 for value in temperatures)
         self._is_truncated = any(each.temperature > 0 and (each.top_k or each.top_p < 1) for each in params)
@@ -113,10 +111,14 @@ class Sampler:
     def draw(self, logits: Tensor, uniforms: Sequence[float]) -> Draw:
         """One token for every row; `logits` is [B, V] in any float type, `uniforms` has a number in [0, 1) a row."""
         logits = logits.float()
-        raw = torch.log_softmax(logits, dim=-1)
-        probabilities = raw.exp()
+        if self._memory is None or self._memory.shape[1:] != logits.shape:
+            # Kept: with many logits, new pages from the operating system take longer than what is written to them.
+            self._memory = logits.new_empty((2, *logits.shape))
+        raw, probabilities = self._memory
         # A forbidden token has logit -inf, and 0 * -inf is NaN.
-        entropies = -(probabilities * raw.clamp_min(torch.finfo(raw.dtype).min)).sum(-1)
+        torch.log_softmax(logits, dim=-1, out=raw).clamp_min_(torch.finfo(torch.float32).min)
+        torch.exp(raw, out=probabilities)
+        entropies = torch.linalg.vecdot(probabilities, raw).neg_()
         if self._all_greedy:
             tokens = raw.argmax(-1)
             chosen = raw.gather(-1, tokens[:, None]).squeeze(-1)
