@@ -2,8 +2,8 @@
 
 Stages: a cold start that teaches a small model to use demonstrations; the table that says whether examples help it
 with what it cannot solve, without which nothing further is run; then eight arms, each with four learning rates and
-three seeds, that generate equally many tokens, those of probes counted; a table and a plot. An arm takes two minutes on
-one CPU thread, all of them three hours; `--continue` goes on. `token_budget=20000` shortens every arm.
+three seeds, that generate equally many tokens, those of probes counted; a table and a plot. An arm takes three minutes
+on one CPU thread, all of them four hours; `--continue` goes on. `token_budget=20000` shortens every arm.
 """
 
 import json
@@ -58,10 +58,10 @@ def config():
         {
             "name": "toolexpander",
             "steps": 400,
-            "token_budget": 150_000,
+            "token_budget": 250_000,
             "tasks_per_step": 16,
             "environment": {
-                "name": "tool_calls", "num_tasks": 160,
+                "name": "tool_calls", "num_tasks": 80,
                 "options": {"terse": True, "schemas": "signature", "format": "python"},
             },
             "context": {"mode": "full", "prompts": "tool_calls"},
