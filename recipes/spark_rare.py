@@ -22,6 +22,7 @@ from firesteel.evaluate import evaluate_policy
 from firesteel.files import write_atomic, write_json_atomic
 from firesteel.policy import load_policy, load_tasks
 from firesteel.tool_evaluation import report_by_category, tool_report
+from firesteel.tools import COT
 from firesteel.trajectories import TrajectorySettings, read_trajectories
 from firesteel.trajectory_jobs import TrajectoryJob, run_job
 
@@ -173,17 +174,18 @@ def exercises(config, drawn):
     """Two files of short rows about the questions of the base: `copying`, and `mixed` with some of it and `reading`.
 
     Copying is a call of each tool for a question without options; what the call copies are the question's numbers and
-    names. Reading is an observation that no tool has made but is a drawn option, and the letter of that.
+    names, with the writer's slips (one call in six). Reading is an observation that no tool has made but is a drawn
+    option, and that as the answer.
     """
     rng, copying, mixed = random.Random(config.seed), [], []
     for first, *_ in read_trajectories(drawn):
-        queries = {name: query for name, query in first["candidate_actions"].items() if name in TOOLS}
+        queries = {name: query for name, query in first["candidate_actions"].items() if name != COT}
         calls = [
             short_row(first, f"copying-{name}", name, query, mcq_options=[], answer_letter=None, observation="")
             for name, query in queries.items()
         ]
         copying += calls
-        mixed += rng.sample(calls, 2)
+        mixed += rng.sample(calls, min(2, len(calls)))
         for number in range(3):
             name, place = rng.choice(sorted(queries)), rng.randrange(len(first["mcq_options"]))
             seen = {"observation": noisy(first["mcq_options"][place], rng), "answer_letter": LETTERS[place]}

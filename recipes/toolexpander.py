@@ -2,8 +2,9 @@
 
 Stages: a cold start that teaches a small model to use demonstrations; the table that says whether examples help it
 with what it cannot solve, without which nothing further is run; then eight arms, each with four learning rates and
-three seeds, that generate equally many tokens, those of probes counted; a table and a plot. An arm takes three minutes
-on one CPU thread, all of them four hours; `--continue` goes on. `token_budget=20000` shortens every arm.
+three seeds, that generate equally many tokens, those of probes counted (the last probe or step may go beyond); a table
+and a plot. An arm takes three minutes on one CPU thread, all of them four hours; `--continue` goes on. What shortens
+every arm: `token_budget=60000 environment.num_tasks=20`.
 """
 
 import json

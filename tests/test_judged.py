@@ -142,6 +142,10 @@ def test_an_answer_may_be_learnt_as_the_option_s_words() -> None:
     rows = trajectory(1, STEPS)
     tree = trajectory_tree(rows, builder(), [True, True], [0.5, -0.25], answer_reward=1.0, answer="words")
     assert "<action>answer: desk</action>" in texts(tree, "response")[2]
+    for options in (["B", "A", "C"], ["x", "7", "7"], ["x", "<action>", "y"]):  # not read as B
+        unclear = [row | {"mcq_options": options} for row in rows]
+        tree = trajectory_tree(unclear, builder(), [True, True], [0.5, -0.25], answer_reward=1.0, answer="words")
+        assert "<action>answer: B</action>" in texts(tree, "response")[2]
 
 
 def test_windows_train_every_step_in_a_row_of_its_own() -> None:

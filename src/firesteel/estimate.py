@@ -33,7 +33,7 @@ def estimate(config: Config) -> dict[str, Any]:
     result: dict[str, Any] = {
         "leaves_per_step": leaves,
         "generated_tokens_per_step_at_most": tokens_per_step,
-        "generated_tokens_at_most": tokens_per_step * config.steps,
+        "generated_tokens_at_most": _within_budget(tokens_per_step, config),
     }
     if grows and config.curriculum.name == "hard_sampling":
         result |= _probes(config)
@@ -41,6 +41,12 @@ def estimate(config: Config) -> dict[str, Any]:
         result |= _memory(config, leaves)
     result["text"] = "\n".join(_line(key, value) for key, value in result.items())
     return result
+
+
+def _within_budget(tokens_per_step: int, config: Config) -> int:
+    """The tokens of all steps, or of those that it takes to spend the budget."""
+    every = tokens_per_step * config.steps
+    return every if config.token_budget is None else min(every, config.token_budget + tokens_per_step)
 
 
 def _probes(config: Config) -> dict[str, int]:

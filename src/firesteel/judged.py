@@ -18,7 +18,7 @@ from firesteel.config import PpoConfig
 from firesteel.config_ppo import RowFilter
 from firesteel.context import ContextBuilder
 from firesteel.demonstrations import Write, episode_texts, episode_tree
-from firesteel.environments.questions import ANSWER, GOAL, LETTERS, Question, format_question
+from firesteel.environments.questions import ANSWER, GOAL, LETTERS, Question, format_question, read_answer
 from firesteel.errors import ConfigError, StoreError
 from firesteel.prompts import TAGS, format_response
 from firesteel.trajectories import read_trajectories
@@ -89,7 +89,7 @@ def require_variance(rewards: Sequence[float], rows: Trajectory, settings: PpoCo
 def trajectory_episode(rows: Trajectory, *, with_answer: bool, answer: str = "letter") -> ExpertEpisode:
     """The trajectory as the episode that a policy would play: `tool: query` in each step, at last the answer.
 
-    The answer is the option's letter, or with `answer="words"` the option's own words.
+    The answer is the option's letter, or with `answer="words"` the option's own words where these mean no other.
     """
     first = rows[0]
     question = Question(str(first["qid"]), first["question"], tuple(first["mcq_options"]), "", -1, first["category"])
@@ -99,7 +99,9 @@ def trajectory_episode(rows: Trajectory, *, with_answer: bool, answer: str = "le
     if with_answer and first["answer_letter"] is not None:
         letter = str(first["answer_letter"])
         words = first["mcq_options"][LETTERS.index(letter)]
-        actions.append(f"{ANSWER}: {letter if answer == 'letter' else words}")
+        # Words that are read as another option ("B" of an option A), or as none, would teach a wrong answer.
+        is_clear = read_answer(plain(words), first["mcq_options"]) == letter
+        actions.append(f"{ANSWER}: {words if answer == 'words' and is_clear else letter}")
         thoughts.append(ANSWER_THOUGHT)
     steps = tuple(
         EpisodeStep(plain(observation), plain(action), False, plain(thought) or "Go on.")

@@ -18,6 +18,9 @@ from firesteel.tools import COT, Tool
 from firesteel.types import Observation, Request, SamplingParams
 from firesteel.writers import Candidates
 
+LETTER_TOKENS = 4
+"""The least room for an answer; an option's words are cut off where there is no more."""
+
 
 class PolicyWriter:
     """Samples one thought, and after it one query for each action, whose name is given to the model.
@@ -81,21 +84,20 @@ class PolicyWriter:
     ) -> list[str]:
         """What the model writes after each beginning of a response, up to `stop`."""
         context, generator = self._policy.context, self._policy.generator
+        starts = [[*prompt, *context.encode_response(text)[:-1]] for text in begun]
+        longest = max(map(len, starts))
+        needed = longest + (LETTER_TOKENS if greedy else self._max_tokens)
+        if needed > generator.max_context:
+            raise AnswerInvalid(
+                f"a step needs {needed} tokens, and the model's context holds {generator.max_context}; take fewer "
+                "steps, or a model with a longer context"
+            )
         sampling = SamplingParams(
-            self._max_tokens,
+            min(self._max_tokens, generator.max_context - longest),
             temperature=0.0 if greedy else self._temperature,
             stop=(stop,),
         )
-        requests = [
-            Request([*prompt, *context.encode_response(text)[:-1]], seed, sampling)
-            for text, seed in zip(begun, seeds, strict=True)
-        ]
-        longest = max(len(request.token_ids) for request in requests) + sampling.max_new_tokens
-        if longest > generator.max_context:
-            raise AnswerInvalid(
-                f"a step needs {longest} tokens, and the model's context holds {generator.max_context}; take fewer "
-                "steps, or a model with a longer context"
-            )
+        requests = [Request(start, seed, sampling) for start, seed in zip(starts, seeds, strict=True)]
         with self._lock:
             completions = generator.generate(requests)
         return [context.decode_response(found.token_ids).partition(stop)[0].strip() for found in completions]

@@ -152,7 +152,7 @@ def read_letter(text: str, num_options: int) -> str | None:
 def read_answer(text: str, options: Sequence[str]) -> str | None:
     """The letter of an answer: a letter, or an option's own words (which a small model copies more easily)."""
     letter = read_letter(text, len(options))
-    if letter is None:
+    if letter is None and text.strip():
         same = [known for known, option in zip(LETTERS, options, strict=False) if option.strip() == text.strip()]
         letter = same[0] if len(same) == 1 else None
     return letter
