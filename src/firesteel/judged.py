@@ -97,11 +97,12 @@ def trajectory_episode(rows: Trajectory, *, with_answer: bool, answer: str = "le
     actions = [f"{row['tool_name']}: {row['action_query']}" for row in rows]
     thoughts = [str(row["thought"]) for row in rows]
     if with_answer and first["answer_letter"] is not None:
-        letter = str(first["answer_letter"])
-        words = first["mcq_options"][LETTERS.index(letter)]
-        # Words that are read as another option ("B" of an option A), or as none, would teach a wrong answer.
-        is_clear = read_answer(plain(words), first["mcq_options"]) == letter
-        actions.append(f"{ANSWER}: {words if answer == 'words' and is_clear else letter}")
+        said = letter = str(first["answer_letter"])
+        if answer == "words":
+            words = first["mcq_options"][LETTERS.index(letter)]
+            # Words that are read as another option ("B" of an option A), or as none, would teach a wrong answer.
+            said = words if read_answer(plain(words), first["mcq_options"]) == letter else letter
+        actions.append(f"{ANSWER}: {said}")
         thoughts.append(ANSWER_THOUGHT)
     steps = tuple(
         EpisodeStep(plain(observation), plain(action), False, plain(thought) or "Go on.")
