@@ -2,9 +2,10 @@
 
 Stages: a cold start that teaches a small model to use demonstrations; the table that says whether examples help it
 with what it cannot solve, without which nothing further is run; then eight arms, each with four learning rates and
-three seeds, that generate equally many tokens, those of probes counted (the last probe or step may go beyond); a table
-and a plot. An arm takes three minutes on one CPU thread, all of them four hours; `--continue` goes on. What shortens
-every arm: `token_budget=60000 environment.num_tasks=20`.
+three seeds, that generate equally many tokens, those of probes counted (the last probe or step may go beyond), unless
+they collapse; a table and a plot. A run takes three minutes on one CPU thread, all 84 four hours: `--jobs 8` has eight
+under way at a time, and `--continue` goes on. With `model.path` that model takes the place of the cold start. What
+shortens every run: `token_budget=60000 environment.num_tasks=20`.
 """
 
 import json
@@ -23,7 +24,7 @@ from firesteel.policy import load_policy, load_tasks
 from firesteel.probing import GrowerPlay
 
 SEEDS = 3
-RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+RATES = (3e-5, 1e-4, 3e-4, 1e-3)
 ROUND = 20
 COLD_START = {
     "episodes": 20_000, "call_steps": 1500, "tasks_per_call_step": 48, "steps": 1000, "tasks_per_step": 16,
@@ -73,7 +74,7 @@ def config():
             "advantage": {"baseline": "group_mean", "std": "sample"},
             "loss": {"kl_coef": 0.001, "aggregation": "token_mean"},
             "learner": {"lr": 3e-4, "minibatches": 4, "micro_batch_tokens": 8192},
-            "stability": {"log_kl": True},
+            "stability": {"log_kl": True, "on_collapse": "stop"},
             "evaluation": {
                 "every": 4, "num_tasks": 100, "temperature": 0.7, "test_split": "test_tasks", "test_tasks": 200,
             },
@@ -87,7 +88,9 @@ def run(config, session):
     """Cold start, table, arms."""
     load_pyplot()
     folder = Path(config.runs_dir) / config.name
-    config = config.updated({"model": {"path": cold_start(config, session)["model"]}})
+    folder.mkdir(parents=True, exist_ok=True)
+    if config.model.path is None:
+        config = config.updated({"model": {"path": cold_start(config, session)["model"]}})
     table = first_table(config)
     session.listen("note", {"text": table.text()})
     write_atomic(folder / "few_shot.md", table.text().encode())
@@ -129,7 +132,8 @@ def cold_stage(config, name, data, model, steps, tasks_per_step, *, lr):
         {
             "name": f"{config.name}/{name}", "data": data, "model": model, "token_budget": None,
             "steps": steps, "tasks_per_step": tasks_per_step,
-            "advantage": {"weighting": "node"}, "loss": {"kl_coef": 0.0}, "stability": {"log_kl": False},
+            "advantage": {"weighting": "node"}, "loss": {"kl_coef": 0.0},
+            "stability": {"log_kl": False, "on_collapse": "report"},
             "learner": {
                 "kind": "sft", "lr": lr, "schedule": "cosine", "warmup_steps": 50, "weight_decay": 0.01,
                 "minibatches": 1, "prompt_weight": 0.1,
@@ -150,19 +154,20 @@ def first_table(config):
     return few_shot_table(tasks, player(config, load_policy(config)), seed=config.seed)
 
 
-def run_arms(config, session, arms):
-    """Every arm with every rate and seed, what each came to, and a row an arm."""
+def run_arms(config, session, arms, rates=None):
+    """Every arm with every rate and seed, what each came to at its best rate, and a row an arm."""
     folder, seeds = Path(config.runs_dir) / config.name, range(config.seed, config.seed + SEEDS)
     grid = {f"{arm}, lr {rate:g}": merge(settings, {"learner": {"lr": rate}})
-            for arm, settings in arms.items() for rate in RATES}  # fmt: skip
-    grid["cold start"] = {"steps": 0, "evaluation": {"every": 0}}
+            for arm, settings in arms.items() for rate in rates or RATES}  # fmt: skip
+    grid["cold start"] = {"steps": 0, "evaluation": {"every": 0}, "stability": {"on_collapse": "report"}}
     compare(config, session, grid, seeds)
     results = json.loads((folder / "results.json").read_text())
-    for name, settings in grid.items():
-        for seed, summary in zip(seeds, results[name], strict=True):
-            summary |= measure(config.updated(settings), summary, folder / f"{name}-seed{seed}" / "measured.json")
-    write_json_atomic(folder / "measured.json", results)
     chosen = {arm: best_rate(results, arm) for arm in ("cold start", *arms)}
+    for name in chosen.values():
+        for seed, summary in zip(seeds, results[name], strict=True):
+            path = folder / f"{name}-seed{seed}" / "measured.json"
+            summary |= measure(config.updated(grid[name]), summary, path)
+    write_json_atomic(folder / "measured.json", results)
     table = arms_table(results, chosen)
     write_atomic(folder / "arms.md", table.encode())
     plot = plot_curves({name: results[name] for name in chosen.values()}, folder / "arms.svg", title=config.name)

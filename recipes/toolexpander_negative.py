@@ -1,8 +1,8 @@
 """What ToolExpander reports not to work: examples everywhere, hard samples dropped. Needs the extra plot.
 
-Starts from the cold start of `toolexpander` (made first where it is missing). 32 probes in
-place of 10 are reported to find 5-8% fewer hard samples in twice the time; here all arms have the same tokens, and the
-further probes leave fewer for training.
+Starts from the cold start of `toolexpander` (made first where it is missing). 32 probes in place of 10 are reported to
+find 5-8% fewer hard samples in twice the time; here all arms have the same tokens, and the further probes leave fewer
+for training. One rate, `learner.lr`, and three seeds: 21 runs of three minutes, `--jobs N` of them at a time.
 """
 
 from pathlib import Path
@@ -35,9 +35,9 @@ def config():
 
 
 def run(config, session):
-    """Every arm with every rate and seed of `toolexpander`."""
+    """Every arm with every seed of `toolexpander`."""
     load_pyplot()
     start = Path(config.runs_dir) / "toolexpander" / "cold_start" / "model"
     if not start.is_dir():
         start = BASE.cold_start(config.updated({"name": "toolexpander"}), session)["model"]
-    return BASE.run_arms(config.updated({"model": {"path": str(start)}}), session, ARMS)
+    return BASE.run_arms(config.updated({"model": {"path": str(start)}}), session, ARMS, (config.learner.lr,))

@@ -96,7 +96,9 @@ def test_arms_start_only_if_examples_help(recipe: ModuleType, tmp_path: Path, mo
     started: list[Any] = []
     monkeypatch.setattr(recipe, "cold_start", lambda config, session: {"model": "somewhere"})
     monkeypatch.setattr(recipe, "first_table", lambda config: FewShotTable(100, (90, 50, 30), rates, 10))
-    monkeypatch.setattr(recipe, "run_arms", lambda config, session, arms: started.append((config.model.path, arms)))
+    monkeypatch.setattr(
+        recipe, "run_arms", lambda config, session, arms, *rates: started.append((config.model.path, arms))
+    )
     (tmp_path / "toolexpander").mkdir()
     recipe.run(recipe.config().updated({"runs_dir": str(tmp_path)}), SILENT)
     assert started == [("somewhere", recipe.ARMS)]

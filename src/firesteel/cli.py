@@ -49,6 +49,7 @@ def train(
     settings: Settings = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run, exactly where it was cut off.")] = None,
     go_on: Annotated[bool, typer.Option("--continue", help="Recipes of several runs: keep finished ones.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Recipes of several runs: how many at a time.")] = 1,
     dry_run: Annotated[bool, typer.Option(help="Print the settings and what they cost; train nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -69,7 +70,7 @@ def train(
     else:
         chosen = load_recipe(recipe)
         config = chosen.config().updated(overrides)
-        start = partial(run_recipe, chosen, overrides, resume=go_on)
+        start = partial(run_recipe, chosen, overrides, resume=go_on, jobs=jobs)
     if dry_run:
         finish(planned(config), as_json)
         return

@@ -24,20 +24,25 @@ def compare(
     """Trains every arm with every seed and writes `results.json`, `table.md` and `curves.svg` beside the runs.
 
     Seeds are the outer loop, and the files are written after each: a cut-off comparison has a table of whole blocks.
-    With `--continue` finished runs are kept. With `reference` the table holds each arm's paired difference to that arm.
+    With `--continue` finished runs are kept, with `--jobs` several are under way at a time. With `reference` the table
+    holds each arm's paired difference to that arm.
     """
     load_pyplot()
     folder = Path(config.runs_dir) / config.name
     results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in arms}
     written: dict[str, Any] = {}
+    summaries = session.train_each(
+        [
+            config.updated(settings, {"name": f"{config.name}/{arm}-seed{seed}", "seed": seed})
+            for seed in seeds
+            for arm, settings in arms.items()
+        ]
+    )
     for seed in seeds:
         for arm, settings in arms.items():
-            session.listen("note", {"text": f"== {config.name}: arm {arm}, seed {seed}"})
-            name = f"{config.name}/{arm}-seed{seed}"
-            arm_config = config.updated(settings, {"name": name, "seed": seed})
-            summary = session.train(arm_config)
-            points = curve(folder.parent / name / "metrics.jsonl")
-            start = point_before(summary, arm_config.evaluation.split) if points else []
+            summary = next(summaries)
+            points = curve(folder / f"{arm}-seed{seed}" / "metrics.jsonl")
+            start = point_before(summary, config.updated(settings).evaluation.split) if points else []
             results[arm].append(summary | {"curve": start + points})
         written = write_comparison(folder, results, reference)
     return written
@@ -133,7 +138,8 @@ def plot_curves(results: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, 
         (line,) = axes.plot(grid, means, label=f"{arm} ({len(values)})")
         axes.fill_between(grid, means - band, means + band, alpha=0.15, color=line.get_color())
     axes.set(xlabel="generated tokens", ylabel="success on validation tasks", title=title)
-    axes.legend(fontsize=8)
+    if axes.lines:
+        axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})

@@ -11,7 +11,7 @@ import ast
 import importlib.util
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -42,6 +42,23 @@ class RecipeSession:
 
     resume: bool
     listen: Callable[[str, dict[str, Any]], None]
+    jobs: int = 1
+    """How many runs `train_each` has under way at a time."""
+
+    def train_each(self, configs: Sequence[Config]) -> Iterator[dict[str, Any]]:
+        """Trains configurations that do not depend on each other; yields their summaries in the same order.
+
+        Raises:
+            ConfigError: as `train`.
+        """
+        if self.jobs > 1 and len(configs) > 1:
+            from firesteel.parallel_runs import train_apart
+
+            yield from train_apart(configs, self.jobs, resume=self.resume, listen=self.listen)
+            return
+        for config in configs:
+            self.listen("note", {"text": f"== {config.name}"})
+            yield self.train(config)
 
     def train(self, config: Config) -> dict[str, Any]:
         """Trains one configuration. With `resume`, a finished run is not done again and a cut-off one goes on.
@@ -113,10 +130,15 @@ def load_recipe(name: str) -> Recipe:
 
 
 def run_recipe(
-    recipe: Recipe, overrides: Mapping[str, Any], *, resume: bool, listen: Callable[[str, dict[str, Any]], None]
+    recipe: Recipe,
+    overrides: Mapping[str, Any],
+    *,
+    resume: bool,
+    listen: Callable[[str, dict[str, Any]], None],
+    jobs: int = 1,
 ) -> dict[str, Any]:
-    """Trains a recipe with some settings replaced; returns its summary."""
-    config, session = recipe.config().updated(overrides), RecipeSession(resume, listen)
+    """Trains a recipe with some settings replaced, `jobs` runs at a time where it has several; returns its summary."""
+    config, session = recipe.config().updated(overrides), RecipeSession(resume, listen, jobs)
     if hasattr(recipe.module, "run"):
         summary: dict[str, Any] = recipe.module.run(config, session)
         return summary
