@@ -93,19 +93,18 @@ def one_seed(config, session, base, data):
         "base": scored(config, session, base, tools=()),
         "base + tools": scored(config, session, base),
     }
-    trained = {}
-    for selector in SELECTORS:
-        trained[selector] = session.train(sft_stage(config, base, selector, data[selector]))["model"]
-        results[f"SFT ({selector})"] = scored(config, session, trained[selector])
-    models = {}
-    for arm, (selector, rho) in ARMS.items():
-        stage = ppo_stage(config, arm, trained[selector], data[selector], rho)
-        try:
-            models[arm] = session.train(stage)["model"]
-        except ConfigError as error:
-            results[arm] = refused(error)
-            continue
-        results[arm] = scored(config, session, models[arm]) | last_figures(stage)
+    first = {selector: sft_stage(config, base, selector, data[selector]) for selector in SELECTORS}
+    started = trained(session, first, results, "SFT ({})")
+    for selector, model in started.items():
+        results[f"SFT ({selector})"] = scored(config, session, model)
+    arms = {
+        arm: ppo_stage(config, arm, started[selector], data[selector], rho)
+        for arm, (selector, rho) in ARMS.items()
+        if selector in started
+    }
+    models = trained(session, arms, results)
+    for arm, model in models.items():
+        results[arm] = scored(config, session, model) | last_figures(arms[arm])
     if SPARK in models and PLAIN in models:
         temperature = matched_temperature(config, session, models[PLAIN], models[SPARK])
         matched = config.updated({"evaluation": {"temperature": temperature}})
@@ -244,6 +243,17 @@ def ppo_stage(config, arm, model, data, rho):
             "model": {"path": model, "tiny": None}, "ppo": {"rho": rho},
         }
     )  # fmt: skip
+
+
+def trained(session, stages, results, form="{}"):
+    """The models of the stages that were not refused, by name; the refusals go to `results`, named by `form`."""
+    models = {}
+    for name, outcome in zip(stages, session.try_each(list(stages.values())), strict=True):
+        if isinstance(outcome, ConfigError):
+            results[form.format(name)] = refused(outcome)
+        else:
+            models[name] = outcome["model"]
+    return models
 
 
 def refused(error):

@@ -8,7 +8,6 @@ sound. For each threshold: trajectories, a supervised stage, and one PPO run for
 from pathlib import Path
 
 from firesteel.compare import load_pyplot
-from firesteel.errors import ConfigError
 from firesteel.files import write_atomic, write_json_atomic
 from firesteel.recipes import load_recipe
 
@@ -27,21 +26,24 @@ def run(config, session):
     stages = load_recipe("spark_rare").module
     folder = Path(config.runs_dir) / config.name
     base = stages.base_model(config, session)
-    results = {}
+    rows, first = {}, {}
     for threshold in THRESHOLDS:
-        job = {"selector": "rarity_first", "selector_options": {"threshold": threshold}}
-        rows = stages.rows(stages.write_trajectories(config, session, f"threshold{threshold:g}", **job))
-        trained = session.train(stages.sft_stage(config, base, f"threshold{threshold:g}", rows))["model"]
-        for rho in RHOS:
-            stage = stages.ppo_stage(config, f"threshold{threshold:g}-rho{rho:g}", trained, rows, rho)
-            try:
-                model = session.train(stage)["model"]
-            except ConfigError as error:
-                stages.refused(error)
-                results[f"{threshold:g}/{rho:g}"] = None
-            else:
-                results[f"{threshold:g}/{rho:g}"] = stages.scored(config, session, model)
-            write_json_atomic(folder / "results.json", results)
+        name, job = f"threshold{threshold:g}", {"selector_options": {"threshold": threshold}}
+        rows[threshold] = stages.rows(stages.write_trajectories(config, session, name, selector="rarity_first", **job))
+        first[threshold] = stages.sft_stage(config, base, name, rows[threshold])
+    started = stages.trained(session, first, {})
+    cells = {
+        f"{threshold:g}/{rho:g}": stages.ppo_stage(
+            config, f"threshold{threshold:g}-rho{rho:g}", started[threshold], rows[threshold], rho
+        )
+        for threshold in started
+        for rho in RHOS
+    }
+    models = stages.trained(session, cells, {})
+    results = {}
+    for cell in (f"{threshold:g}/{rho:g}" for threshold in THRESHOLDS for rho in RHOS):
+        results[cell] = stages.scored(config, session, models[cell]) if cell in models else None
+        write_json_atomic(folder / "results.json", results)
     table = markdown_table(results)
     write_atomic(folder / "table.md", table.encode())
     return {"text": table, "table": str(folder / "table.md"), "plot": str(plot(results, folder / "ablation.svg"))}

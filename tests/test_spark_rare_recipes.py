@@ -11,6 +11,7 @@ import pytest
 from small_runs import load_recipe_module
 
 from firesteel.config import Config
+from firesteel.errors import ConfigError
 from firesteel.policy import load_tasks
 from firesteel.recipes import RecipeSession
 
@@ -116,6 +117,31 @@ def test_exercises_are_calls_of_every_tool_and_options_to_read(
         seen = row["observation"].rpartition(" = ")[2]
         assert seen.startswith(row["mcq_options"]["ABCDEFGHIJ".index(row["answer_letter"])])
     assert any(row["answer_letter"] != row["correct_answer_letter"] for row in reading)
+
+
+def test_a_refused_stage_stops_no_other(small_stages: ModuleType) -> None:
+    outcomes = [ConfigError("ppo.sft_filter leaves no row"), {"model": "m"}]
+    session = SimpleNamespace(try_each=lambda stages: iter(outcomes))
+    results: dict[str, Any] = {}
+    assert small_stages.trained(session, {"a": 1, "b": 2}, results, "SFT ({})") == {"b": "m"}
+    assert results == {"SFT (a)": {"refused": "ppo.sft_filter leaves no row"}}
+    session.try_each = lambda stages: iter([ConfigError("another mistake")])
+    with pytest.raises(ConfigError, match="another mistake"):
+        small_stages.trained(session, {"a": 1}, {})
+
+
+def test_the_ablation_runs_to_its_table(
+    small_stages: ModuleType, small_settings: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe_module("spark_rare_ablation")
+    monkeypatch.setattr(recipe, "load_recipe", lambda asked: SimpleNamespace(module=small_stages))
+    monkeypatch.setattr(recipe, "THRESHOLDS", (6.0,))
+    monkeypatch.setattr(recipe, "RHOS", (0.5,))
+    config = small_settings.updated({"name": "ablation"})
+    result = recipe.run(config, RecipeSession(False, lambda event, fields: None))
+    assert result["text"].splitlines()[0] == "| threshold | rho 0.5 |"
+    assert result["text"].splitlines()[2].startswith("| 6 | ") and "refused" not in result["text"]
+    assert Path(result["plot"]).exists()
 
 
 @pytest.mark.parametrize("name", ["spark_rare_judges", "spark_rare_online"])

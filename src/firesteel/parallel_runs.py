@@ -16,7 +16,7 @@ from functools import partial
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
-from firesteel.errors import FiresteelError
+from firesteel.errors import ConfigError, FiresteelError
 
 if TYPE_CHECKING:
     from firesteel.config import Config
@@ -25,10 +25,13 @@ if TYPE_CHECKING:
 _PARENT_CHECK_S = 1.0
 
 
-def train_apart(configs: Sequence[Config], jobs: int, *, resume: bool, listen: Listener) -> Iterator[dict[str, Any]]:
+def train_apart(
+    configs: Sequence[Config], jobs: int, *, resume: bool, listen: Listener
+) -> Iterator[dict[str, Any] | ConfigError]:
     """Trains some configurations, at most `jobs` at a time, and yields their summaries in the order of `configs`.
 
-    When one fails those under way are finished, no other is started, and its error is raised.
+    A run that is refused yields its refusal. When one fails otherwise, or whoever asks has enough, those under way are
+    finished and no other is started.
 
     Raises:
         FiresteelError: a process was killed.
@@ -49,22 +52,28 @@ def train_apart(configs: Sequence[Config], jobs: int, *, resume: bool, listen: L
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _train(config: Config, resume: bool) -> dict[str, Any]:
-    """In the other process: one run. Only what it notes is told, with its name."""
+def _train(config: Config, resume: bool) -> dict[str, Any] | ConfigError:
+    """In the other process: one run, or why it is refused. Only what it notes is told, with its name."""
     from firesteel.recipes import RecipeSession
 
     def listen(event: str, facts: dict[str, Any]) -> None:
         if event == "note":
             print(f"[{config.name}] {facts['text']}", file=sys.stderr, flush=True)
 
-    return RecipeSession(resume, listen).train(config)
+    try:
+        return RecipeSession(resume, listen).train(config)
+    except ConfigError as error:
+        return error
 
 
-def _tell(listen: Listener, name: str, future: Future[dict[str, Any]]) -> None:
+def _tell(listen: Listener, name: str, future: Future[dict[str, Any] | ConfigError]) -> None:
     """Says that a run has come to its end, and what it came to."""
     if future.cancelled() or future.exception() is not None:
         return
-    after = future.result().get("after") or {}
+    outcome = future.result()
+    if isinstance(outcome, ConfigError):
+        return
+    after = outcome.get("after") or {}
     success = "" if after.get("success") is None else f", success {after['success']:.1%} on {after['split']}"
     listen("note", {"text": f"[{name}] done{success}"})
 

@@ -11,7 +11,8 @@ import ast
 import importlib.util
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -51,6 +52,14 @@ class RecipeSession:
         Raises:
             ConfigError: as `train`.
         """
+        with closing(self.try_each(configs)) as outcomes:
+            for outcome in outcomes:
+                if isinstance(outcome, ConfigError):
+                    raise outcome
+                yield outcome
+
+    def try_each(self, configs: Sequence[Config]) -> Generator[dict[str, Any] | ConfigError]:
+        """As `train_each`, but the refusal of a run stands in the place of its summary and stops no other."""
         if self.jobs > 1 and len(configs) > 1:
             from firesteel.parallel_runs import train_apart
 
@@ -58,7 +67,10 @@ class RecipeSession:
             return
         for config in configs:
             self.listen("note", {"text": f"== {config.name}"})
-            yield self.train(config)
+            try:
+                yield self.train(config)
+            except ConfigError as error:
+                yield error
 
     def train(self, config: Config) -> dict[str, Any]:
         """Trains one configuration. With `resume`, a finished run is not done again and a cut-off one goes on.
