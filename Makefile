@@ -49,7 +49,7 @@ $(VENV)/.docs: $(VENV)/.core
 venv: $(VENV)/.dev ## make .venv with everything the tests need
 
 quickstart: $(VENV)/.core ## set up, then train a small model on the CPU
-	$(BIN)/firesteel train quickstart seed=$(SEED) $(QUICKSTART_ARGS)
+	$(BIN)/firesteel train quickstart --continue seed=$(SEED) $(if $(filter-out 0,$(SEED)),name=quickstart-seed$(SEED)) $(QUICKSTART_ARGS)
 
 # OpenEnv's packages contradict constraints.txt: this file is run by itself, with a folder of theirs.
 OPENENV_TEST := tests/environments/test_adapters_openenv.py
@@ -74,7 +74,7 @@ check: $(VENV)/.dev ## lint, formatting, types, file and function sizes
 	$(BIN)/python tools/check_sizes.py
 
 docs: $(VENV)/.docs ## build the documentation into site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 ENVIRONMENT_BENCHMARKS := $(addprefix benchmarks/,household.py scienceworld_steps.py alfworld_steps.py alfworld_games.py webshop.py forks.py)
 

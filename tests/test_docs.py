@@ -121,10 +121,13 @@ def test_every_setting_that_a_page_names_exists(page: Path) -> None:
                 assert name in known or known.get(parent), name
 
 
-def test_the_settings_of_the_readme_exist() -> None:
+def test_the_example_of_the_readme_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     (block,) = code_blocks(ROOT / "README.md", "python")
-    (build,) = re.findall(r"Config\.build\((.*)\)\n", block)
-    assert Config.build(eval(build)).rollout.criterion == "explore_tag"
+    trained: list[Config] = []
+    monkeypatch.setattr("firesteel.train", trained.append, raising=False)
+    exec(block, {})
+    (config,) = trained
+    assert (config.name, config.steps) == ("mine", 20) and config.model.path is not None
 
 
 def test_the_table_of_the_two_spark_settings_is_true() -> None:

@@ -164,8 +164,9 @@ class RolloutConfig(Section):
     last bit: other batches round differently, and `random_tag` counts its rate in another order."""
     processes: int = Field(default=1, ge=1)
     """In how many processes the trees of a step are grown, one core each; evaluations, too. On Linux without an
-    accelerator; elsewhere it is one. They are forks: an environment may not need a thread, or a lock that one holds.
-    The results depend on it to the last bit: other batches round differently."""
+    accelerator; elsewhere it is one, and so it is for environments that hold processes or connections, with
+    `environment.pool` and with `random_tag`. They are forks: an environment may not need a thread, or a lock that one
+    holds. The results depend on it to the last bit: other batches round differently."""
     fill_with_roots: bool = False
     """Top up a task that used less than N leaves with further roots (ARPO does, SPARK does not)."""
     pad_groups: bool = False

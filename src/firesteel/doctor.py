@@ -91,7 +91,7 @@ def diagnose() -> list[Finding]:
         _java(),
         _program("bubblewrap", ("bwrap",), "the tool `python`: code that a model writes runs isolated"),
         _wordnet(),
-        _program("chromium", CHROMIUM_NAMES, "the system tests of the tree viewer"),
+        _program("chromium", CHROMIUM_NAMES, "system tests of drawn pages"),
     ]
 
 

@@ -27,7 +27,6 @@ import torch
 from firesteel.branching import BranchCriterion
 from firesteel.config import Config
 from firesteel.environments import environment_class
-from firesteel.errors import ConfigError
 from firesteel.tree import Tree
 from firesteel.types import Task
 
@@ -43,22 +42,22 @@ Named = Sequence[tuple[str, Task]]
 def num_processes(config: Config, criterion: BranchCriterion, device: torch.device) -> int:
     """In how many processes trees are grown: `rollout.processes` on Linux without an accelerator, elsewhere one.
 
-    Raises:
-        ConfigError: trees of this environment or with this criterion cannot be grown apart.
+    One, too, with a warning, where trees of this environment or with this criterion cannot be grown apart.
     """
     wanted = config.rollout.processes
-    if wanted == 1:
+    if wanted == 1 or sys.platform != "linux" or device.type != "cpu":
         return 1
     name, reason = config.environment.name, ""
     if config.environment.pool.workers:
-        reason = "environment.pool.workers already plays the episodes in other processes; leave one of the two out"
+        reason = "environment.pool.workers already plays the episodes in other processes"
     elif not environment_class(name).is_self_contained:
-        reason = f"environment '{name}' holds other processes or connections, which a fork would share; use 1"
+        reason = f"environment '{name}' holds other processes or connections, which a fork would share"
     elif criterion.state_dict():
-        reason = f"criterion '{config.rollout.criterion}' counts over all trees; use 1"
-    if reason:
-        raise ConfigError(f"rollout.processes is {wanted}, but {reason}")
-    return wanted if sys.platform == "linux" and device.type == "cpu" else 1
+        reason = f"criterion '{config.rollout.criterion}' counts over all trees"
+    if not reason:
+        return wanted
+    warnings.warn(f"rollout.processes is {wanted}, but {reason}: one it is", RuntimeWarning, stacklevel=2)
+    return 1
 
 
 def grow_apart(grower: Grower, named: Named, processes: int, grow: Callable[[Grower, Named], list[Tree]]) -> list[Tree]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import math
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -75,6 +76,8 @@ class RecipeSession:
     def train(self, config: Config) -> dict[str, Any]:
         """Trains one configuration. With `resume`, a finished run is not done again and a cut-off one goes on.
 
+        A run that ended for want of steps or tokens goes on where it now has more.
+
         Raises:
             ConfigError: with `resume`, a finished run of this name has other settings.
         """
@@ -85,7 +88,9 @@ class RecipeSession:
         exists = is_run(directory)
         if exists and self.resume and (directory / "summary.json").exists():
             summary: dict[str, Any] = json.loads((directory / "summary.json").read_text())
-            if summary.get("steps") == config.steps or config.token_budget is not None or summary.get("stopped"):
+            budget = math.inf if config.token_budget is None else config.token_budget
+            is_spent = summary.get("generated_tokens", 0) >= budget
+            if summary.get("steps") == config.steps or is_spent or summary.get("stopped"):
                 both = (Config.load(directory / "config.yaml"), config)
                 if len({config_hash(each.model_dump(mode="json"), ignore=MAY_DIFFER) for each in both}) > 1:
                     raise ConfigError(

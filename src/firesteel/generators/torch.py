@@ -136,8 +136,7 @@ class TorchGenerator:
         it returns joins them. Which tokens a request gets does not depend on that, up to float rounding. The model must
         stay as it is until the stream ends.
 
-        Raises:
-            As `generate`; a request that cannot be served ends the stream.
+        Raises what `generate` raises: a request that cannot be served ends the stream.
         """
         with self._network.borrowed():
             self._network.refresh()

@@ -32,6 +32,7 @@ def adapt(made_by: Any) -> type[Environment]:
     cls = made_by if isinstance(made_by, type) else type(made_by())
     members: dict[str, Any] = {
         "made_by": staticmethod(made_by),
+        "example_actions": tuple(getattr(cls, "example_actions", ())),
         "__doc__": cls.__doc__,
         "__module__": cls.__module__,
     }
