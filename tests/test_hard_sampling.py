@@ -221,8 +221,18 @@ def test_a_ledger_forgets_what_a_resumed_run_writes_again(tmp_path: Path):
 def test_misuse_is_named():
     with pytest.raises(TaskError, match="has no tasks"):
         HardSampling([], seed=0)
-    with pytest.raises(ConfigError, match="mode must be one of replace, add, drop, all, mix .got 'both'"):
+    with pytest.raises(ConfigError, match="mode must be one of replace, add, drop, all, mix; got 'both'"):
         HardSampling(data_set(), seed=0, mode="both")
+    wrong = {
+        "lr_decay": (0, -0.5, float("nan"), "0.8"),
+        "mix_share": (7, "x"),
+        "temperature": (-1, "x"),
+        "bold": ("no",),
+    }
+    for name, values in wrong.items():
+        for value in values:
+            with pytest.raises(ConfigError, match=f"hard_sampling: {name} must be .*got {value!r}"):
+                HardSampling(data_set(), seed=0, **{name: value})
     curriculum = HardSampling(data_set(), seed=0, mode="drop")
     curriculum.prepare(0, Table(lambda task, rollout: False))
     with pytest.raises(TaskError, match="every task is hard and mode is 'drop'"):

@@ -54,9 +54,9 @@ def _probes(config: Config) -> dict[str, int]:
     from firesteel.hard_sampling import HardSampling, check_options
 
     defaults, options = inspect.signature(HardSampling).parameters, config.curriculum.options
-    names = ("mode", "steps_per_round", "rollouts", "max_fewshot_attempts", "chunk")
-    mode, steps, rollouts, attempts, chunk = (options.get(name, defaults[name].default) for name in names)
-    check_options(mode, steps, rollouts, attempts, chunk)
+    names = ("mode", "steps_per_round", "rollouts", "max_fewshot_attempts")
+    mode, steps, rollouts, attempts = (options.get(name, defaults[name].default) for name in names)
+    check_options(mode=mode, steps_per_round=steps, rollouts=rollouts, max_fewshot_attempts=attempts)
     each = rollouts * (1 + (attempts if mode in ("replace", "add") else 0))
     rounds, tasks = -(-config.steps // steps), config.environment.num_tasks
     result = {"probe_rounds": rounds, "probe_rollouts_per_task_and_round_at_most": each}

@@ -83,7 +83,10 @@ class HardSampling:
     ) -> None:
         if not tasks:
             raise TaskError("the training split has no tasks; check environment.split, num_tasks and options")
-        check_options(mode, steps_per_round, rollouts, max_fewshot_attempts, chunk)
+        check_options(
+            mode=mode, steps_per_round=steps_per_round, rollouts=rollouts, max_fewshot_attempts=max_fewshot_attempts,
+            bold=bold, mix_share=mix_share, lr_decay=lr_decay, temperature=temperature, chunk=chunk,
+        )  # fmt: skip
         self.tasks = tasks
         self.seed = seed
         self.mode = mode
@@ -286,11 +289,24 @@ def ledger_table(entries: Sequence[dict[str, Any]]) -> dict[int, dict[str, int]]
     return {number: dict(Counter(statuses.values())) for number, statuses in sorted(last.items())}
 
 
-def check_options(mode: Any, steps_per_round: Any, rollouts: Any, max_fewshot_attempts: Any, chunk: Any) -> None:
-    """Raises `ConfigError` unless the mode is known and the others are whole numbers from 1 on."""
-    numbers = (steps_per_round, rollouts, max_fewshot_attempts, chunk)
-    if mode not in MODES or any(type(number) is not int or number < 1 for number in numbers):
-        raise ConfigError(
-            f"hard_sampling: mode must be one of {', '.join(MODES)} (got {mode!r}); steps_per_round, rollouts, "
-            f"max_fewshot_attempts and chunk whole numbers from 1 on (got {', '.join(map(repr, numbers))})"
-        )
+def check_options(**options: Any) -> None:
+    """Raises `ConfigError` with the first option that has no sense."""
+
+    def between(value: Any, low: float, high: float) -> bool:
+        return type(value) in (int, float) and low <= value <= high
+
+    for name, value in options.items():
+        if name == "mode":
+            wanted, fits = f"one of {', '.join(MODES)}", value in MODES
+        elif name == "bold":
+            wanted, fits = "true or false", type(value) is bool
+        elif name == "mix_share":
+            wanted, fits = "a share from 0 to 1", between(value, 0, 1)
+        elif name == "lr_decay":
+            wanted, fits = "above 0 and at most 1", between(value, 1e-9, 1)
+        elif name == "temperature":
+            wanted, fits = "none, or from 0 to 100", value is None or between(value, 0, 100)
+        else:
+            wanted, fits = "a whole number from 1 on", type(value) is int and value >= 1
+        if not fits:
+            raise ConfigError(f"hard_sampling: {name} must be {wanted}; got {value!r}")
