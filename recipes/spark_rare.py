@@ -17,7 +17,7 @@ from pathlib import Path
 
 from firesteel.config import Config
 from firesteel.environments.questions import LETTERS
-from firesteel.errors import ConfigError
+from firesteel.errors import ConfigError, FiresteelError
 from firesteel.evaluate import evaluate_policy
 from firesteel.files import write_atomic, write_json_atomic
 from firesteel.policy import load_policy, load_tasks
@@ -249,7 +249,7 @@ def trained(session, stages, results, form="{}"):
     """The models of the stages that were not refused, by name; the refusals go to `results`, named by `form`."""
     models = {}
     for name, outcome in zip(stages, session.try_each(list(stages.values())), strict=True):
-        if isinstance(outcome, ConfigError):
+        if isinstance(outcome, FiresteelError):
             results[form.format(name)] = refused(outcome)
         else:
             models[name] = outcome["model"]

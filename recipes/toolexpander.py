@@ -19,6 +19,7 @@ from firesteel.environments.tool_calls import ToolCalls
 from firesteel.evaluate import evaluate
 from firesteel.few_shot_table import few_shot_table, hard_samples_left
 from firesteel.files import write_atomic, write_json_atomic
+from firesteel.metrics import t_interval
 from firesteel.overrides import merge
 from firesteel.policy import load_policy, load_tasks
 from firesteel.probing import GrowerPlay
@@ -87,17 +88,22 @@ def config():
 def run(config, session):
     """Cold start, table, arms."""
     load_pyplot()
-    folder = Path(config.runs_dir) / config.name
-    folder.mkdir(parents=True, exist_ok=True)
     if config.model.path is None:
         config = config.updated({"model": {"path": cold_start(config, session)["model"]}})
+    return run_if_examples_help(config, session, ARMS)
+
+
+def run_if_examples_help(config, session, arms, rates=None):
+    """The table of few-shot prompts, and the arms where it says that they could show something."""
+    folder = Path(config.runs_dir) / config.name
     table = first_table(config)
     session.listen("note", {"text": table.text()})
+    folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "few_shot.md", table.text().encode())
     if not table.lifts:
         verdict = "Selected examples do not lift pass@10 for certain, so the arms could show nothing: not started."
         return {"text": f"{table.text()}\n{verdict}", "table": str(folder / "few_shot.md")}
-    return run_arms(config, session, ARMS)
+    return run_arms(config, session, arms, rates)
 
 
 def cold_start(config, session):
@@ -199,19 +205,34 @@ def names_of(results, arm):
 
 def arms_table(results, chosen):
     """A row an arm at its best rate on validation; collapses are counted over all rates."""
-    head = "| arm | held-out tasks | held-out tools | hard samples left | collapsed (all rates) | tokens | minutes |"
-    rows = [head, "|---|--:|--:|--:|--:|--:|--:|"]
+    figures = ("held-out tasks, %", "held-out tools, %", "hard samples left", "updates", "collapsed (all rates)",
+               "tokens", "minutes")  # fmt: skip
+    rows = [f"| arm | {' | '.join(figures)} |", f"|---|{'--:|' * len(figures)}"]
     for arm, name in chosen.items():
         runs = results[name]
         every = [run for other in names_of(results, arm) for run in results[other]]
         cells = (
-            name, f"{mean(run['after']['success'] for run in runs):.1%}", f"{mean(run['tools'] for run in runs):.1%}",
-            f"{mean(run['hard_left'] for run in runs):.1f} of {runs[0]['probed']}",
+            name, percent(run["after"]["success"] for run in runs), percent(run["tools"] for run in runs),
+            f"{spread([run['hard_left'] for run in runs])} of {runs[0]['probed']}",
+            f"{mean(run['steps'] for run in runs):.0f}",
             f"{sum(bool(run['collapses']) for run in every)} of {len(every)}",
             f"{mean(run['generated_tokens'] for run in runs):,.0f}", f"{mean(run['seconds'] for run in runs) / 60:.1f}",
         )  # fmt: skip
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
+
+
+def percent(shares):
+    """The mean of some shares in percent, with its interval."""
+    return spread([100 * share for share in shares])
+
+
+def spread(values):
+    """The mean of some numbers, with its 95% t-interval over seeds where they differ."""
+    if len(set(values)) < 2:
+        return f"{values[0]:.1f}"
+    low, high = t_interval(values)
+    return f"{mean(values):.1f} ({low:.1f} to {high:.1f})"
 
 
 def mean(values):

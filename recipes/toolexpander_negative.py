@@ -2,7 +2,7 @@
 
 Starts from the cold start of `toolexpander` (made first where it is missing). 32 probes in place of 10 are reported to
 find 5-8% fewer hard samples in twice the time; here all arms have the same tokens, and the further probes leave fewer
-for training. One rate, `learner.lr`, and three seeds: 21 runs of three minutes, `--jobs N` of them at a time.
+for training. One rate, `learner.lr`, and three seeds: 24 runs of three minutes, `--jobs N` of them at a time.
 """
 
 from pathlib import Path
@@ -20,6 +20,7 @@ def hard(**options):
 
 ARMS = {
     "GRPO": {},
+    "GRPO, same decay": BASE.DECAY,
     "replace": hard(),
     "replace, bold": hard(bold=True),
     "replace, 32 probes": hard(rollouts=32),
@@ -40,4 +41,6 @@ def run(config, session):
     start = Path(config.runs_dir) / "toolexpander" / "cold_start" / "model"
     if not start.is_dir():
         start = BASE.cold_start(config.updated({"name": "toolexpander"}), session)["model"]
-    return BASE.run_arms(config.updated({"model": {"path": str(start)}}), session, ARMS, (config.learner.lr,))
+    return BASE.run_if_examples_help(
+        config.updated({"model": {"path": str(start)}}), session, ARMS, (config.learner.lr,)
+    )

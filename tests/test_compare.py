@@ -10,7 +10,7 @@ import pytest
 
 from firesteel.compare import compare, curve, markdown_table, plot_curves, point_before
 from firesteel.config import Config
-from firesteel.errors import MissingDependency
+from firesteel.errors import ConfigError, FiresteelError, MissingDependency, TaskError
 from firesteel.recipes import RecipeSession
 
 
@@ -74,7 +74,7 @@ def test_arms_and_seeds_become_runs(tmp_path, monkeypatch):
         return _run(0.2, 0.4) | {"validation_before": {"split": "validation", "success": 0.25}}
 
     monkeypatch.setattr(RecipeSession, "train", record)
-    config = Config.build({"name": "x", "runs_dir": str(tmp_path)})
+    config = Config.build({"name": "x", "runs_dir": str(tmp_path), "evaluation": {"test_split": "l0"}})
     arms = {"chain": {"rollout": {"criterion": "chain"}}, "explore": {}}
     result = compare(config, RecipeSession(False, lambda event, facts: None), arms, [3, 4], reference="chain")
     assert trained == [
@@ -84,6 +84,34 @@ def test_arms_and_seeds_become_runs(tmp_path, monkeypatch):
     assert (tmp_path / "x" / "table.md").read_text() == result["text"]
     stored = json.loads((tmp_path / "x" / "results.json").read_text())["chain"]
     assert [run["curve"] for run in stored] == [[[0.0, 0.25], [5.0, 0.5]]] * 2
+
+
+def test_a_failed_arm_is_told_after_the_others_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = []
+
+    def train(self, config):
+        trained.append(config.name)
+        if "bad" in config.name:
+            raise TaskError("no task is left")
+        return _run(0.2, 0.4)
+
+    monkeypatch.setattr(RecipeSession, "train", train)
+    config = Config.build({"name": "x", "runs_dir": str(tmp_path), "evaluation": {"test_split": "test"}})
+    session = RecipeSession(False, lambda event, facts: None)
+    with pytest.raises(FiresteelError, match=r"1 of 2 arms failed, 'bad' with: no task is left.*--continue"):
+        compare(config, session, {"bad": {}, "good": {}}, [0, 1], reference="bad")
+    assert trained == ["x/bad-seed0", "x/good-seed0", "x/bad-seed1", "x/good-seed1"]
+    table = (tmp_path / "x" / "table.md").read_text()
+    assert "| good | 2 |" in table and "bad" not in table
+
+    def refuse(self, config):
+        raise ConfigError("the run exists")
+
+    monkeypatch.setattr(RecipeSession, "train", refuse)
+    with pytest.raises(ConfigError, match="the run exists"):
+        compare(config, session, {"bad": {}, "good": {}}, [0])
+    with pytest.raises(ConfigError, match="a comparison needs evaluation.test_split"):
+        compare(config.updated({"evaluation": {"test_split": None}}), session, {"bad": {}}, [0])
 
 
 def test_what_draws_is_missed_before_anything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -233,10 +233,25 @@ def test_misuse_is_named():
         for value in values:
             with pytest.raises(ConfigError, match=f"hard_sampling: {name} must be .*got {value!r}"):
                 HardSampling(data_set(), seed=0, **{name: value})
+
+
+def test_where_all_are_hard_none_is_dropped():
     curriculum = HardSampling(data_set(), seed=0, mode="drop")
     curriculum.prepare(0, Table(lambda task, rollout: False))
-    with pytest.raises(TaskError, match="every task is hard and mode is 'drop'"):
-        curriculum.sample(1)
+    drawn = curriculum.sample(len(data_set()))
+    assert {task.id for task in drawn} == {task.id for task in data_set()}
+
+
+@pytest.mark.parametrize("mode", ["all", "mix"])
+def test_what_does_not_ask_what_is_hard_does_not_probe(mode):
+    curriculum = HardSampling(data_set(), seed=0, mode=mode, steps_per_round=1)
+    for step in range(2):
+        assert curriculum.prepare(step, Table(lambda task, rollout: pytest.fail("probed"))) == {}
+
+
+def test_examples_that_nobody_looked_for_are_not_counted():
+    dropping = HardSampling(data_set(), seed=0, mode="drop").prepare(0, Table(lambda task, rollout: False))
+    assert "hard/no_raw" in dropping and "hard/no_random" not in dropping and "hard/no_selected" not in dropping
 
 
 class Lazy:

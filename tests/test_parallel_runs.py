@@ -70,7 +70,9 @@ def test_a_killed_run_is_an_error_that_says_how_to_go_on(tiny_model: Path, tmp_p
 
 def test_runs_end_with_whoever_started_them(tiny_model: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "arms.py"
-    recipe.write_text(RECIPE.format(model=str(tiny_model), runs_dir=str(tmp_path), tests=str(Path(__file__).parent)))
+    recipe.write_text(
+        RECIPE.format(model=str(tiny_model), runs_dir=str(tmp_path), tests=str(Path(__file__).parent), played=PLAYED)
+    )
     command = [sys.executable, "-m", "firesteel", "train", str(recipe), "--jobs", "2"]
     main = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     metrics = [tmp_path / "arms" / f"{name}-seed0" / "metrics.jsonl" for name in ("a", "b")]
@@ -95,7 +97,7 @@ sys.path.insert(0, {tests!r})
 def config():
     from small_runs import small_config
 
-    return small_config({model!r}, {runs_dir!r}, {{"name": "arms", "steps": 5000}})
+    return small_config({model!r}, {runs_dir!r}, {{"name": "arms", "steps": 5000, "evaluation": {played}}})
 
 
 def run(config, session):

@@ -18,6 +18,17 @@ def verdicts(marks: list[float | None], **settings: float) -> list[int]:
     return [number for number, mark in enumerate(marks) if detector.observe(number, mark) is not None]
 
 
+def test_a_fall_from_the_start_is_compared_with_the_start():
+    detector = CollapseDetector(0.5, 1)
+    assert detector.observe(0, 0.4) is None
+    detector.note({"losses/entropy": 0.3, "losses/kl": 18.0})  # the trees are the start's, the KL is of the update
+    for _ in range(3):
+        detector.note({"losses/entropy": 1.5, "losses/kl": 20.0})
+    found = detector.observe(4, 0.0)
+    assert found is not None
+    assert found.reasons == ("entropy: 0.3 to 1.2", "KL to the start: 0 to 20")
+
+
 def test_a_collapse_is_three_evaluations_below_half_of_the_best() -> None:
     assert verdicts([0.2, 0.6, 0.29, 0.29, 0.29]) == [4]
     assert verdicts([0.2, 0.6, 0.3, 0.3, 0.3, 0.3]) == []  # half itself is not below half

@@ -73,6 +73,7 @@ def test_arms_are_trained_measured_and_told_in_a_table(recipe: ModuleType, tmp_p
         "cold start", "GRPO, same decay, lr 0.001", "self-exemplifying, replace, lr 0.001",
     ]  # fmt: skip
     assert "0 of 1" in lines[2] and "4.0 of 4" in lines[2]
+    assert recipe.spread([1.0, 2.0, 3.0]) == "2.0 (-0.5 to 4.5)" and recipe.percent([0.25, 0.25]) == "25.0"
     assert Path(result["plot"]).exists()
     measured = json.loads((tmp_path / "toolexpander" / "measured.json").read_text())
     (run,) = measured["self-exemplifying, replace, lr 0.001"]

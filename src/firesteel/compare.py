@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from firesteel.config import Config
-from firesteel.errors import MissingDependency
+from firesteel.errors import ConfigError, FiresteelError, MissingDependency
 from firesteel.files import write_atomic, write_json_atomic
 from firesteel.metrics import t_interval
 from firesteel.recipes import RecipeSession
@@ -26,12 +26,19 @@ def compare(
     Seeds are the outer loop, and the files are written after each: a cut-off comparison has a table of whole blocks.
     With `--continue` finished runs are kept, with `--jobs` several are under way at a time. With `reference` the table
     holds each arm's paired difference to that arm.
+
+    Raises:
+        ConfigError: a run is refused.
+        FiresteelError: the run of an arm failed; all others have been done, and the table has the whole arms.
     """
     load_pyplot()
     folder = Path(config.runs_dir) / config.name
     results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in arms}
     written: dict[str, Any] = {}
-    summaries = session.train_each(
+    failed: dict[str, FiresteelError] = {}
+    if config.evaluation.test_split is None:
+        raise ConfigError("a comparison needs evaluation.test_split: the table is of success there before and after")
+    outcomes = session.try_each(
         [
             config.updated(settings, {"name": f"{config.name}/{arm}-seed{seed}", "seed": seed})
             for seed in seeds
@@ -40,11 +47,24 @@ def compare(
     )
     for seed in seeds:
         for arm, settings in arms.items():
-            summary = next(summaries)
+            summary = next(outcomes)
+            if isinstance(summary, ConfigError):
+                raise summary
+            if isinstance(summary, FiresteelError):
+                failed.setdefault(arm, summary)
+                session.listen("note", {"text": f"{arm}, seed {seed}: {summary}"})
+                continue
             points = curve(folder / f"{arm}-seed{seed}" / "metrics.jsonl")
             start = point_before(summary, config.updated(settings).evaluation.split) if points else []
             results[arm].append(summary | {"curve": start + points})
-        written = write_comparison(folder, results, reference)
+        whole = {arm: runs for arm, runs in results.items() if arm not in failed}
+        written = write_comparison(folder, whole, None if reference in failed else reference)
+    if failed:
+        arm, error = next(iter(failed.items()))
+        raise FiresteelError(
+            f"{len(failed)} of {len(arms)} arms failed, '{arm}' with: {error}. The others are in "
+            f"{folder / 'table.md'}; mend it and go on with --continue"
+        ) from error
     return written
 
 
@@ -52,6 +72,7 @@ def write_comparison(
     folder: Path, results: Mapping[str, Sequence[Mapping[str, Any]]], reference: str | None
 ) -> dict[str, Any]:
     """Writes what the seeds so far have shown, and says where."""
+    folder.mkdir(parents=True, exist_ok=True)
     write_json_atomic(folder / "results.json", results)
     table = markdown_table(results, reference)
     write_atomic(folder / "table.md", table.encode())

@@ -57,7 +57,7 @@ def _probes(config: Config) -> dict[str, int]:
     names = ("mode", "steps_per_round", "rollouts", "max_fewshot_attempts")
     mode, steps, rollouts, attempts = (options.get(name, defaults[name].default) for name in names)
     check_options(mode=mode, steps_per_round=steps, rollouts=rollouts, max_fewshot_attempts=attempts)
-    each = rollouts * (1 + (attempts if mode in ("replace", "add") else 0))
+    each = {"replace": 1 + attempts, "add": 1 + attempts, "drop": 1}.get(mode, 0) * rollouts
     rounds, tasks = -(-config.steps // steps), config.environment.num_tasks
     result = {"probe_rounds": rounds, "probe_rollouts_per_task_and_round_at_most": each}
     if tasks is None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from firesteel.hard_sampling import HardSampling
 from firesteel.metrics import wilson_interval
-from firesteel.probing import Play, probe, waves_of
+from firesteel.probing import Play, probe_in_chunks, waves_of
 from firesteel.types import Task
 
 
@@ -77,8 +77,7 @@ def few_shot_table(
     rates = []
     for name, drawn in shown.items():
         versions = [index.guide(tasks[place], drawn[place]) if drawn[place] else tasks[place] for place in hard]
-        results = probe(versions, play, f"fresh/{name}", waves=waves_of(rollouts))
-        rates.append(PassRate(name, sum(result.solved for result in results), len(hard)))
+        rates.append(PassRate(name, _solved(versions, play, f"fresh/{name}", rollouts), len(hard)))
     unsolved = tuple(int(counts[f"hard/{name}"]) for name in ("no_raw", "no_random", "no_selected"))
     assert len(unsolved) == 3
     return FewShotTable(len(tasks), unsolved, (rates[0], rates[1], rates[2]), rollouts)
@@ -86,5 +85,9 @@ def few_shot_table(
 
 def hard_samples_left(tasks: Sequence[Task], play: Play, *, rollouts: int = 10) -> PassRate:
     """How many tasks a fresh probe of the raw prompt solves; the others are the hard samples left (Table 3)."""
-    results = probe(tasks, play, "fresh/left", waves=waves_of(rollouts))
-    return PassRate("raw", sum(result.solved for result in results), len(tasks))
+    return PassRate("raw", _solved(tasks, play, "fresh/left", rollouts), len(tasks))
+
+
+def _solved(tasks: Sequence[Task], play: Play, name: str, rollouts: int) -> int:
+    chunks = probe_in_chunks(tasks, play, name, waves=waves_of(rollouts))
+    return sum(result.solved for _, results in chunks for result in results)

@@ -53,8 +53,8 @@ class HardSampling:
     Call `prepare(step, play)` before `sample`: at the first step of a round it probes.
 
     - `mode`: "replace" trains a hard task in its few-shot version (the paper's choice), "add" in both versions. The
-      paper's failures: "drop" leaves hard tasks out, "all" shows examples in every task, "mix" in a `mix_share` of
-      them, whatever is hard.
+      paper's failures: "drop" leaves hard tasks out (none of them where all are hard), "all" shows examples in every
+      task, "mix" in a `mix_share` of them, whatever is hard.
     - `bold`: a hard task for which no examples led to a correct answer gets the last ones that were tried; else
       (cautious) it stays raw.
     - `rollouts` of a probe and their `temperature` (None: that of training), `max_fewshot_attempts` draws of examples,
@@ -107,6 +107,7 @@ class HardSampling:
         self._passes = 0
         self._left = array("L")
         self._pending = -1
+        self._drops = False
         self._drawn: dict[str, int] = {}
 
     # rounds
@@ -116,9 +117,12 @@ class HardSampling:
         return float(self.lr_decay ** (step // self.steps_per_round))
 
     def prepare(self, step: int, play: Play) -> dict[str, float]:
-        """Probes all tasks if `step` begins a round that has not been probed; returns metrics, else nothing."""
+        """Probes all tasks if `step` begins a round that has not been probed; returns metrics, else nothing.
+
+        "all" and "mix" ask no one what is hard, and never probe.
+        """
         self._step = step
-        if step // self.steps_per_round <= self.round:
+        if step // self.steps_per_round <= self.round or self.mode in ("all", "mix"):
             return {}
         self.round = step // self.steps_per_round
         totals: Counter[str] = Counter()
@@ -127,7 +131,8 @@ class HardSampling:
             self._probe_chunk(places, play, totals)
         counts = Counter(self._status.decode())
         metrics = {f"hard/{name}": float(counts[letter]) for letter, name in STATUSES.items()}
-        metrics |= {f"hard/{name}": float(totals[name]) for name in ("no_raw", "no_random", "no_selected")}
+        tried = ("no_raw", "no_random", "no_selected") if self.mode in ("replace", "add") else ("no_raw",)
+        metrics |= {f"hard/{name}": float(totals[name]) for name in tried}
         metrics["hard/probe_rollouts"] = float(totals["rollouts"])
         metrics["hard/probe_tokens"] = float(totals["tokens"])
         metrics["hard/probe_overhead"] = totals["tokens"] / max(1, totals["sequential"])
@@ -195,8 +200,7 @@ class HardSampling:
 
     def sample(self, count: int) -> list[Task]:
         """The next tasks of a seeded order, each in the version that its status asks for; "add" gives both."""
-        if self.mode == "drop" and not any(status not in b"gh" for status in self._status):
-            raise TaskError("hard_sampling: every task is hard and mode is 'drop', so none is left to train on")
+        self._drops = self.mode == "drop" and any(status not in b"gh" for status in self._status)
         chosen: list[Task] = []
         while len(chosen) < count:
             place, is_second = self._pending, self._pending >= 0
@@ -226,7 +230,7 @@ class HardSampling:
             return [self.index.guide(raw, drawn) if drawn else raw]
         status = chr(self._status[place])
         if self.mode == "drop":
-            return [] if status in "gh" else [raw]
+            return [] if self._drops and status in "gh" else [raw]
         if place not in self._examples:
             return [raw]
         version = self.index.guide(raw, self._examples[place])

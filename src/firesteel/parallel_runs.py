@@ -16,7 +16,7 @@ from functools import partial
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
-from firesteel.errors import ConfigError, FiresteelError
+from firesteel.errors import FiresteelError
 
 if TYPE_CHECKING:
     from firesteel.config import Config
@@ -27,10 +27,10 @@ _PARENT_CHECK_S = 1.0
 
 def train_apart(
     configs: Sequence[Config], jobs: int, *, resume: bool, listen: Listener
-) -> Iterator[dict[str, Any] | ConfigError]:
+) -> Iterator[dict[str, Any] | FiresteelError]:
     """Trains some configurations, at most `jobs` at a time, and yields their summaries in the order of `configs`.
 
-    A run that is refused yields its refusal. When one fails otherwise, or whoever asks has enough, those under way are
+    A run that fails yields its error. When a process is killed, or whoever asks has enough, those under way are
     finished and no other is started.
 
     Raises:
@@ -52,8 +52,8 @@ def train_apart(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _train(config: Config, resume: bool) -> dict[str, Any] | ConfigError:
-    """In the other process: one run, or why it is refused. Only what it notes is told, with its name."""
+def _train(config: Config, resume: bool) -> dict[str, Any] | FiresteelError:
+    """In the other process: one run, or why it failed. Only what it notes is told, with its name."""
     from firesteel.recipes import RecipeSession
 
     def listen(event: str, facts: dict[str, Any]) -> None:
@@ -62,16 +62,16 @@ def _train(config: Config, resume: bool) -> dict[str, Any] | ConfigError:
 
     try:
         return RecipeSession(resume, listen).train(config)
-    except ConfigError as error:
+    except FiresteelError as error:
         return error
 
 
-def _tell(listen: Listener, name: str, future: Future[dict[str, Any] | ConfigError]) -> None:
+def _tell(listen: Listener, name: str, future: Future[dict[str, Any] | FiresteelError]) -> None:
     """Says that a run has come to its end, and what it came to."""
     if future.cancelled() or future.exception() is not None:
         return
     outcome = future.result()
-    if isinstance(outcome, ConfigError):
+    if isinstance(outcome, FiresteelError):
         return
     after = outcome.get("after") or {}
     success = "" if after.get("success") is None else f", success {after['success']:.1%} on {after['split']}"

@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from firesteel.config import Config
-from firesteel.errors import ConfigError
+from firesteel.errors import ConfigError, FiresteelError
 from firesteel.plugins import nearest
 
 
@@ -51,16 +51,16 @@ class RecipeSession:
         """Trains configurations that do not depend on each other; yields their summaries in the same order.
 
         Raises:
-            ConfigError: as `train`.
+            FiresteelError: the first that a run raises.
         """
         with closing(self.try_each(configs)) as outcomes:
             for outcome in outcomes:
-                if isinstance(outcome, ConfigError):
+                if isinstance(outcome, FiresteelError):
                     raise outcome
                 yield outcome
 
-    def try_each(self, configs: Sequence[Config]) -> Generator[dict[str, Any] | ConfigError]:
-        """As `train_each`, but the refusal of a run stands in the place of its summary and stops no other."""
+    def try_each(self, configs: Sequence[Config]) -> Generator[dict[str, Any] | FiresteelError]:
+        """As `train_each`, but the error of a run stands in the place of its summary and stops no other."""
         if self.jobs > 1 and len(configs) > 1:
             from firesteel.parallel_runs import train_apart
 
@@ -70,7 +70,7 @@ class RecipeSession:
             self.listen("note", {"text": f"== {config.name}"})
             try:
                 yield self.train(config)
-            except ConfigError as error:
+            except FiresteelError as error:
                 yield error
 
     def train(self, config: Config) -> dict[str, Any]:

@@ -56,6 +56,8 @@ _MOVES = {
 INDICATORS = tuple(_MOVES)
 """The metrics whose change is told when a training collapses."""
 
+_ZERO_AT_START = ("losses/kl", "losses/clip_fraction", "learner/skipped_steps")
+
 MOST_LABELS = 12
 """With more labels than this, rewards are not logged by label."""
 
@@ -98,11 +100,13 @@ class CollapseDetector:
 
     def note(self, metrics: Mapping[str, Any]) -> None:
         """Remembers a step's indicators."""
-        for name in INDICATORS:
-            value = metrics.get(name)
-            if value is not None and value == value:
-                self._sums[name] = self._sums.get(name, 0.0) + value
-                self._counts[name] = self._counts.get(name, 0) + 1
+        known = {name: value for name in INDICATORS if (value := metrics.get(name)) is not None and value == value}
+        if self._best_step == 0 and not self._at_best:
+            # The first step's trees are the start's own; what its updates did to the weights is not.
+            self._at_best = known | {name: 0.0 for name in _ZERO_AT_START if name in known}
+        for name, value in known.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+            self._counts[name] = self._counts.get(name, 0) + 1
 
     def observe(self, step: int, success: float | None) -> Collapse | None:
         """Takes in an evaluation after `step` updates; a `Collapse` where this is the one that completes the rule."""
@@ -110,10 +114,9 @@ class CollapseDetector:
         self._sums, self._counts = {}, {}
         if success is None:
             return None
-        self._at_best = self._at_best or now
         if self._best is None or success > self._best:
             self._best, self._best_step, self._num_low = success, step, 0
-            self._at_best = now or self._at_best
+            self._at_best = now
             return None
         self._num_low = self._num_low + 1 if success < self.below * self._best else 0
         if self._num_low != self.patience:
