@@ -11,6 +11,7 @@ from firesteel.advantages import estimate_advantages
 from firesteel.config import AdvantageConfig
 from firesteel.environments.tool_calls import ToolCalls
 from firesteel.environments.tool_calls.examples import write_self_exemplifying
+from firesteel.environments.tool_calls.formats import FORMATS
 from firesteel.environments.tool_calls.tasks import Call, Demonstration
 from firesteel.self_exemplifying import (
     bonus_only_share,
@@ -79,9 +80,19 @@ def test_one_bad_example_spoils_the_section(text, problem):
     assert not found.is_enough
 
 
-def reward_of(text: str) -> float:
+@pytest.mark.parametrize("name", FORMATS)
+def test_examples_after_the_answer_earn_nothing_in_any_format(name):
+    answer = FORMATS[name].write([Call("f", {"x": 1})])
+    assert reward_of(response(FOUR, answer=answer), name) == 1.01
+    assert reward_of(f"\n {response(FOUR, answer=answer)}", name) == 1.01
+    after = f"{answer}{response(FOUR, answer='')}"
+    assert "do not come first" in read_examples(after).problem
+    assert reward_of(after, name) == 1.0
+
+
+def reward_of(text: str, call_format: str = "hermes") -> float:
     """Plays the text in the environment and rewards the episode."""
-    environment = ToolCalls(exemplify=True)
+    environment = ToolCalls(exemplify=True, format=call_format)
     environment.reset(TASK, seed=0)
     result = environment.step(text)
     tree = tool_tree(TASK, result.info["success"], text=text)

@@ -10,6 +10,7 @@ from typing import Any
 
 from firesteel.environments.tool_calls.parsers import LONGEST_TEXT, Unreadable, load_json
 from firesteel.environments.tool_calls.tasks import Demonstration, canonical
+from firesteel.responses import sections
 
 FEWEST_EXAMPLES = 4
 """The paper asks for more than 3."""
@@ -24,9 +25,8 @@ INSTRUCTIONS = {
 }
 """Our wording; the paper's prompt is not published."""
 
-_EXAMPLES = re.compile(r"<examples>(.*?)</examples>", re.DOTALL)
 _KEYS = ("tool", "question", "answer")
-_SEPARATORS = re.compile(r"\}\s*,?\s*\{")
+_SEPARATORS = re.compile(r"\}\s*(?:,\s*)?\{")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +47,19 @@ def read_examples(text: str) -> Examples:
     """Reads the one `<examples>` section, a JSON list of objects or objects one after the other.
 
     Each must have a tool and a question, texts that are not empty, and an answer. Examples are the same when these
-    three are equal. The section must stand before the reasoning and the calls. Nothing else about the content is
-    checked. Differs from the paper: it does not say what makes examples distinct.
+    three are equal. Only whitespace may stand before the section: calls look different in every format, and examples
+    after the answer show nothing about how it was found. Nothing else about the content is checked. Differs from the
+    paper: it does not say what makes examples distinct.
     """
     if len(text) > LONGEST_TEXT:
         return Examples(problem="the response is too long")
-    found = list(_EXAMPLES.finditer(text))
+    found = list(sections(text, "examples"))
     if len(found) != 1:
         return Examples(problem=f"{len(found)} <examples> sections instead of one")
-    before = text[: found[0].start()]
-    if "<think>" in before or "<tool_call>" in before:
-        return Examples(problem="the examples do not come first")
+    if text[: found[0].start].strip():
+        return Examples(problem="the examples do not come first: there is text before <examples>")
     try:
-        items = _items(found[0].group(1).strip())
+        items = _items(found[0].body.strip())
     except Unreadable as error:
         return Examples(problem=str(error))
     for item in items:

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from firesteel.environments.tool_calls.tasks import Call
+from firesteel.responses import sections, text_outside
 
 LONGEST_TEXT = 100_000
 DEEPEST_VALUE = 32
 
-_HERMES = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
-_SECTION = re.compile(r"<(think|explore|examples)>.*?</\1>", re.DOTALL)
 _SEPARATORS = re.compile(r"[\s;,]*")
 
 
@@ -42,7 +41,7 @@ class Unreadable(Exception):
 
 def without_sections(text: str) -> str:
     """The text without its complete `<think>`, `<explore>` and `<examples>` sections."""
-    return _SECTION.sub("", text)
+    return text_outside(text, "think", "explore", "examples")
 
 
 def read_hermes(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> Parsed:
@@ -50,8 +49,8 @@ def read_hermes(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> Parsed:
     del tools
     if len(text) > LONGEST_TEXT:
         return Parsed(problem=f"longer than {LONGEST_TEXT} characters")
-    bodies = _HERMES.findall(text)
-    outside = _HERMES.sub("", text).strip()
+    bodies = [section.body for section in sections(text, "tool_call")]
+    outside = text_outside(text, "tool_call").strip()
     if "<tool_call>" in outside or "</tool_call>" in outside or any("<tool_call>" in body for body in bodies):
         return Parsed(outside=outside, problem="a tool_call tag without its counterpart")
     try:
