@@ -10,7 +10,9 @@ from itertools import islice
 import pytest
 
 from firesteel.environments.bfcl import Bfcl
+from firesteel.environments.bfcl.backends import LARGEST_PRECISION, Backends, _excess
 from firesteel.environments.bfcl.environment import GROUPS, MAX_STEPS_PER_TURN, PARTS, _part
+from firesteel.environments.bfcl.multi_turn import ground_truth
 from firesteel.environments.bfcl.package import HOW_TO_INSTALL, MULTI_TURN, SINGLE_TURN, package_directory
 from firesteel.environments.bfcl.report import bfcl_counts, bfcl_summary
 from firesteel.environments.bfcl.single_turn import check_calls, reference_calls, source_text
@@ -105,6 +107,38 @@ def test_a_missing_package_is_named(monkeypatch):
         package_directory()
     with pytest.raises(MissingDependency, match="BFCL needs the package bfcl-eval"):
         Bfcl.tasks("train")
+
+
+BROKEN = {"hermes": "<tool_call>{broken</tool_call>", "python": "[1] I cannot do that.", "llama3": "{broken"}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_calls_that_cannot_be_read_are_none_by_bfcls_rules(name):
+    def play(checker: str, checks: dict) -> dict:
+        task = ToolTask("t", ({"role": "user", "content": "q"},), (), ((),), checks=checks).to_task()
+        environment = ToolCalls(checker=checker, format=name)
+        environment.reset(task, seed=0)
+        return environment.step(BROKEN[name]).info
+
+    found = play("bfcl", {"category": "irrelevance", "functions": [], "possible": None})
+    assert (found["success"], found["valid"], found["problem"]) == (True, True, None)
+    assert play("exact", {})["success"] is False
+
+
+def test_text_around_calls_is_passed_over_unless_it_is_refused():
+    call = '<tool_call>{"name": "f", "arguments": {}}</tool_call>'
+    task = ToolTask(
+        "t", ({"role": "user", "content": "q"},), (), (),
+        checks={"category": "live_relevance", "functions": [], "possible": None},
+    ).to_task()  # fmt: skip
+    for before in ("", "<think>the user wants f</think>\n", "Sure. "):
+        for reasoning in ("allowed", "refused"):
+            environment = Bfcl(reasoning=reasoning)
+            environment.reset(task, seed=0)
+            assert environment.step(before + call).info["success"] is (reasoning == "allowed" or not before)
+    assert Bfcl()._reasoning == "allowed"
+    with pytest.raises(ConfigError, match="bfcl: reasoning must be one of"):
+        Bfcl(reasoning="some")
 
 
 # with the package
@@ -221,6 +255,44 @@ def test_hostile_calls_change_nothing_and_crash_nothing(text):
     result = environment.step(text)
     assert environment._model.state() == before
     assert result.info["success"] is False
+
+
+@needs_bfcl
+@pytest.mark.parametrize(
+    ("name", "arguments", "problem"),
+    [
+        ("square_root", {"number": 2, "precision": 10**18}, "precision must be at most 1000"),
+        ("square_root", {"number": 2, "precision": 16**5000}, "precision must be at most 1000"),
+        ("logarithm", {"value": 2, "base": 3, "precision": "900000000"}, "precision must be at most 1000"),
+        ("logarithm", {"value": 2, "base": 3, "precision": 1e9}, "precision must be at most 1000"),
+        ("round_number", {"number": 5, "decimal_places": -(10**9)}, "decimal_places must be at least -1000"),
+        ("power", {"base": 9, "exponent": 10**10}, "too many digits"),
+    ],
+)
+def test_arithmetic_without_an_end_is_not_begun(name, arguments, problem):
+    answer = Backends.load({}, ["MathAPI"], long_context=False).call(Call(name, arguments))
+    assert answer.startswith("Error during execution: ")
+    assert problem in answer
+
+
+@needs_bfcl
+def test_arithmetic_within_the_limits_is_done():
+    math = Backends.load({}, ["MathAPI"], long_context=False)
+    root = math.call(Call("square_root", {"number": 2, "precision": LARGEST_PRECISION}))
+    assert len(root) > LARGEST_PRECISION
+    assert math.call(Call("power", {"base": 2, "exponent": 10})) == '{"result": 1024}'
+    assert math.call(Call("power", {"base": -1, "exponent": 10**10})) == '{"result": 1}'
+    assert math.call(Call("round_number", {"number": 1234, "decimal_places": -2})) == '{"result": 1200}'
+
+
+@needs_bfcl
+def test_no_ground_truth_is_beyond_the_limits():
+    wanted = []
+    for task in Bfcl.tasks("multi_turn"):
+        for turn in ground_truth(task.data["entry"]["ground_truth"], task.data["entry"]["involved_classes"]):
+            assert all(_excess(call) is None for call in turn)
+            wanted += [call.arguments["precision"] for call in turn if "precision" in call.arguments]
+    assert max(wanted) == 10
 
 
 @needs_bfcl

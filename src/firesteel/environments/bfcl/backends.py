@@ -14,6 +14,11 @@ from firesteel.errors import EnvironmentFailed, TaskError
 
 _STATELESS = ("MathAPI",)
 
+LARGEST_PRECISION = 1_000
+"""Digits that a model may ask for. No ground truth wants more than 10."""
+_MOST_BITS = 16_384
+"""An integer with more is longer than what Python writes out (4,300 digits), so its text would be an error anyway."""
+
 
 class Backends:
     """The instances of one episode, by class name. `copy` gives independent ones in the same state."""
@@ -44,6 +49,8 @@ class Backends:
         owner = self._owners.get(call.name)
         if owner is None:
             return f"Error during execution: there is no function {shortened(call.name)}"
+        if (excess := _excess(call)) is not None:
+            return f"Error during execution: {excess}"
         method = getattr(self.instances[owner], call.name)
         try:
             return _as_text(method(**copy.deepcopy(dict(call.arguments))))
@@ -63,6 +70,27 @@ class Backends:
             name: {key: value for key, value in vars(instance).items() if not key.startswith("_")}
             for name, instance in self.instances.items()
         }
+
+
+def _excess(call: Call) -> str | None:
+    """Why a call is not made: arithmetic whose size a model chooses runs in C, where no time limit can stop it."""
+    if _integer(call.arguments.get("precision")) > LARGEST_PRECISION:
+        return f"precision must be at most {LARGEST_PRECISION}"
+    if call.name == "round_number" and _integer(call.arguments.get("decimal_places")) < -LARGEST_PRECISION:
+        return f"decimal_places must be at least {-LARGEST_PRECISION}"
+    if call.name == "power":
+        base, exponent = call.arguments.get("base"), call.arguments.get("exponent")
+        if isinstance(base, int) and isinstance(exponent, int) and (abs(base).bit_length() - 1) * exponent > _MOST_BITS:
+            return "the power has too many digits"
+    return None
+
+
+def _integer(value: Any) -> int:
+    """A number, or text of one, as an integer (mpmath takes all three); 0 for anything else."""
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        return 0
 
 
 def _as_text(result: Any) -> str:

@@ -18,7 +18,7 @@ from firesteel.environments.bfcl.multi_turn import (
 )
 from firesteel.environments.bfcl.package import MULTI_TURN, SINGLE_TURN
 from firesteel.environments.bfcl.single_turn import single_turn_tasks
-from firesteel.environments.tool_calls.environment import ToolCalls
+from firesteel.environments.tool_calls.environment import REASONING, ToolCalls
 from firesteel.environments.tool_calls.formats import FORMATS, SCHEMAS, CallFormat, show_tools
 from firesteel.environments.tool_calls.parsers import without_sections
 from firesteel.environments.tool_calls.schema import argument_flaws
@@ -45,7 +45,7 @@ GROUPS = {
     "single_turn": SINGLE_TURN,
     "all": (*SINGLE_TURN, *MULTI_TURN),
 }
-_OPTIONS = ("format", "schemas", "terse", "category", "end_on_failure")
+_OPTIONS = ("format", "schemas", "terse", "category", "end_on_failure", "reasoning")
 
 
 class Bfcl(Environment):
@@ -58,7 +58,9 @@ class Bfcl(Environment):
     only fail as a whole. Reward 1.0 for an episode without a failure. `info`: `success`, `score` (the share of turns
     before the first failure), `valid` (the response could be read) and `problem`.
 
-    Single-turn tasks are those of `ToolCalls` with the checker "bfcl".
+    Single-turn tasks are those of `ToolCalls` with the checker "bfcl". With `reasoning` "allowed" their calls alone are
+    judged, as BFCL's handlers do, whatever text stands around them; "refused" wants calls and nothing else. In
+    multi-turn tasks the sections of reasoning are passed over either way.
 
     Splits are BFCL's categories, the groups of `GROUPS`, and for training "train", "validation" and "test": disjoint
     scenarios of `category`. Forks copy the backends.
@@ -74,14 +76,18 @@ class Bfcl(Environment):
         terse: bool = False,
         category: str = "multi_turn_base",
         end_on_failure: bool = True,
+        reasoning: str = "allowed",
     ) -> None:
         _check_category(category)
         if schemas not in SCHEMAS:
             raise ConfigError(f"bfcl: schemas must be one of {SCHEMAS}, not {schemas!r}")
+        if reasoning not in REASONING:
+            raise ConfigError(f"bfcl: reasoning must be one of {REASONING}, not {reasoning!r}")
         self._format: CallFormat = load(format, FORMATS, kind="call format")
         self._schemas = schemas
         self._terse = terse
         self._end_on_failure = end_on_failure
+        self._reasoning = reasoning
         self._single: ToolCalls | None = None
         self._model: Backends | None = None
         self._is_over = False
@@ -114,7 +120,9 @@ class Bfcl(Environment):
         """Starts the conversation with fresh backends; `seed` changes nothing."""
         self._is_over = False
         if "entry" not in task.data:
-            self._single = ToolCalls(format=self._format, checker="bfcl", schemas=self._schemas, terse=self._terse)
+            self._single = ToolCalls(
+                format=self._format, checker="bfcl", schemas=self._schemas, terse=self._terse, reasoning=self._reasoning
+            )  # fmt: skip
             observation = self._single.reset(task, seed=seed)
             self.goal = self._single.goal
             return observation

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from firesteel.environments.base import Environment
-from firesteel.environments.tool_calls.checkers import CHECKERS, Checker, Verdict
+from firesteel.environments.tool_calls.checkers import CHECKERS, Checker, Verdict, bfcl
 from firesteel.environments.tool_calls.examples import INSTRUCTIONS, write_self_exemplifying
 from firesteel.environments.tool_calls.formats import FORMATS, SCHEMAS, CallFormat
 from firesteel.environments.tool_calls.generate import SPLITS, TASK_KINDS, make_task
@@ -38,7 +38,9 @@ class ToolCalls(Environment):
     are shown as "json" or as a short "signature", `terse` whether the sentence about the format is left out.
     `reasoning` "refused" wants calls alone (the paper's format); "allowed" passes over `<think>`, `<explore>` and
     `<examples>` sections. `exemplify` puts ToolExpander's self-exemplifying instruction into every prompt (and allows
-    the sections); tasks marked `self_exemplifying` (cold start) have it anyway.
+    the sections); tasks marked `self_exemplifying` (cold start) have it anyway. Under the checker "bfcl" the calls
+    alone are judged, as in the benchmark: "allowed" passes over any text around them, and text that cannot be read
+    calls nothing, which is right where no tool fits.
 
     Tasks come from `source`: "generated" (with `num_tools`, the share of `documented` ones, and for the split
     "cold_start" `max_demonstrations` and the share of `self_exemplifying` tasks), or a data set at `path`.
@@ -140,15 +142,18 @@ class ToolCalls(Environment):
     def judge(self, text: str, task: ToolTask) -> tuple[Verdict, bool]:
         """Whether the calls of a text are right, and whether nothing stands around them (but allowed sections).
 
-        For a task on which no call is right, any text without calls is well written.
+        For a task on which no call is right, any text without calls is well written; by BFCL's rules, so is one whose
+        calls cannot be read. Under these rules and `reasoning` "allowed" any text may stand around the calls.
         """
         is_lenient = self._reasoning == "allowed" or self._exemplifies
+        is_bfcl = self._check is bfcl
+        wants_none = any(not answer for answer in task.answers)
         parsed = self._format.read(without_sections(text) if is_lenient else text, task.tools)
-        if parsed.problem is not None:
+        if parsed.problem is not None and not (is_bfcl and wants_none):
             return Verdict(False, parsed.problem), False
         verdict = self._check(parsed.calls, task)
-        wants_none = any(not answer for answer in task.answers)
-        return verdict, not parsed.outside or (wants_none and not parsed.calls)
+        may_have_text = (wants_none and not parsed.calls) or (is_bfcl and self._reasoning == "allowed")
+        return verdict, may_have_text or not parsed.outside
 
     def fork(self) -> ToolCalls:
         """A copy; tasks are immutable and shared."""
