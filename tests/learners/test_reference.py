@@ -10,8 +10,11 @@ import pytest
 import torch
 from updates import chains, learner, tiny
 
+from firesteel.config import LossConfig
 from firesteel.errors import ModelError
 from firesteel.learners.lora import add_lora
+from firesteel.learners.passes import TokenBatch
+from firesteel.learners.policy_gradient import PolicyGradientObjective
 from firesteel.learners.reference import Reference
 from firesteel.packing import pack
 
@@ -84,6 +87,29 @@ def test_the_kl_pulls_the_policy_back() -> None:
         )
     values = [training.update(pack([tree]))["losses/kl"] for _ in range(8)]
     assert values[-1] < 0.5 * values[0]
+
+
+@pytest.mark.parametrize("kind", ["k1", "k2", "k3"])
+def test_a_kl_that_is_only_reported_leaves_the_gradient_alone(kind: str) -> None:
+    # At a log-ratio of -100, exp(100) overflows fp32.
+    torch.manual_seed(0)
+    start, ids = torch.randn(3, 5), torch.tensor([0, 3, 4])
+    old = torch.log_softmax(start, -1)[torch.arange(3), ids]
+    ones = torch.ones(3)
+
+    def gradient(reference: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        logits = start.clone().requires_grad_()
+        batch = TokenBatch(ids, old, ones, ones / 3, ones, -0.5 * ones, reference)
+        loss, report = PolicyGradientObjective(LossConfig(kl=kind, kl_coef=0.0))(logits, batch)
+        loss.backward()
+        assert logits.grad is not None
+        return loss.detach(), logits.grad, report
+
+    loss, wanted, _ = gradient(None)
+    for ratio in (0.1, 100.0, -100.0):
+        again, found, report = gradient(old - ratio)
+        assert torch.equal(again, loss) and torch.equal(found, wanted)
+        assert not report["losses/kl"].requires_grad and not report["losses/kl"].isnan()
 
 
 def test_a_missing_reference_is_named() -> None:

@@ -46,8 +46,10 @@ class PolicyGradientObjective:
         if config.entropy_coef != 0:
             loss = loss - config.entropy_coef * entropy
         if batch.reference_logprobs_T is not None:
-            raw_T = selected_logprobs(logits_TV, batch.token_ids_T)
-            kl = (batch.weight_T * kl_estimate(raw_T, batch.reference_logprobs_T, kind=config.kl)).sum()
+            with torch.set_grad_enabled(config.kl_coef != 0):
+                raw_T = selected_logprobs(logits_TV, batch.token_ids_T)
+                kl = (batch.weight_T * kl_estimate(raw_T, batch.reference_logprobs_T, kind=config.kl)).sum()
             report["losses/kl"] = kl.detach()
-            loss = loss + config.kl_coef * kl
+            if config.kl_coef != 0:  # k3 may overflow, and 0 times infinity is not a number
+                loss = loss + config.kl_coef * kl
         return loss, report
