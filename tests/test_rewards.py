@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from tool_trees import sample, tool_tree
 from trees import uneven_tree
 
 from firesteel.advantages import leaf_weights
-from firesteel.config import RewardConfig
+from firesteel.config import Config, RewardConfig
 from firesteel.errors import ConfigError
+from firesteel.fresh_trees import grow_scored
 from firesteel.rewards import EpisodeReward, invalid_penalties, outcome, overlong_rule, pad_groups, score, score_trees
 from firesteel.tree import Episode, Step, Tree
 from firesteel.types import Task
@@ -201,6 +203,28 @@ def test_a_reward_that_is_a_class_is_told_the_step() -> None:
     for step in (0, 7):
         score_trees([tree], RewardConfig(name=f"{__name__}:StepCounting"), step=step)
         assert [leaf.reward for leaf in tree.leaves] == [step, step]
+
+
+def test_a_reward_that_reads_calls_is_told_their_format() -> None:
+    tree = tool_tree(sample("a", "f", value=1), True, text="[f(x=1)]")
+    score_trees([tree], RewardConfig(name="tool_zero"), step=25, call_format="python")
+    assert tree.leaves[0].reward == pytest.approx(1 + 0.5 * 1 + 0.5 * 0.5)
+    score_trees([tree], RewardConfig(name="tool_zero"), step=25)
+    assert tree.leaves[0].reward < 0.5
+    # a class without such a parameter is not given it
+    score_trees([tree], RewardConfig(name=f"{__name__}:StepCounting"), step=7, call_format="python")
+    assert tree.leaves[0].reward == 7.0
+
+
+def test_training_tells_rewards_the_format_of_its_environment() -> None:
+    tree = tool_tree(sample("a", "f", value=1), True, text="[f(x=1)]")
+    config = Config.model_validate(
+        {"environment": {"name": "tool_calls", "options": {"format": "python"}}, "reward": {"name": "tool_zero"}}
+    )
+    grower = SimpleNamespace(grow=lambda *_, **__: [tree], stats=SimpleNamespace(outvoted_tokens=0))
+    session = SimpleNamespace(grower=grower, config=config, generated_tokens=0, leaves=0)
+    assert grow_scored(session, [tree.task], 25) == [tree]  # type: ignore[arg-type]  # the parts that it needs
+    assert tree.leaves[0].reward == pytest.approx(1 + 0.5 * 1 + 0.5 * 0.5)
 
 
 def test_the_tool_rewards_have_names() -> None:

@@ -151,7 +151,7 @@ def rollout(
     config = evaluation_config(model, parse_overrides(settings or []))
     set_up_torch(config)
     trees = grow_trees(load_tasks(config, split, tasks), load_policy(config), config)
-    score_trees(trees, config.reward)
+    score_trees(trees, config.reward, call_format=config.environment.options.get("format"))
     for tree in trees:
         Console(stderr=as_json).print(draw_tree(tree))
     leaves = [leaf for tree in trees for leaf in tree.leaves]

@@ -27,7 +27,7 @@ def grow_scored(session: Session, tasks: Sequence[Task], step: int, name: str = 
         tasks, seed=session.config.seed, iteration=f"{step}/{name}" if name else step,
         on_progress=lambda active, done: session.listen("rollout", {"active": active, "finished": done}),
     )  # fmt: skip
-    score_trees(trees, session.config.reward, step=step)
+    score_trees(trees, session.config.reward, step=step, call_format=session.config.environment.options.get("format"))
     session.generated_tokens += sum(tree.generated_tokens() for tree in trees)
     session.generated_tokens += session.grower.stats.outvoted_tokens - before
     session.leaves += sum(len(tree.leaves) for tree in trees)

@@ -5,6 +5,7 @@ A reward function returns a number (the outcome), or an `EpisodeReward` that add
 
 from __future__ import annotations
 
+import inspect
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -62,15 +63,17 @@ REWARDS: dict[str, Any] = {
 }
 
 
-def score_trees(trees: Sequence[Tree], config: RewardConfig, *, step: int = 0) -> None:
+def score_trees(trees: Sequence[Tree], config: RewardConfig, *, step: int = 0, call_format: str | None = None) -> None:
     """Writes `reward`, `step_rewards` and `masked` onto the leaves of finished trees.
 
-    A reward that is a class is made anew with the number of the training step, `cls(step=step)`, and then called.
+    A reward that is a class is made anew with the number of the training step, `cls(step=step)`, and then called. Where
+    it has a parameter `call_format`, it is also given the environment's (its option `format`) unless that is None.
     """
     function: Callable[..., Any] = load(config.name, REWARDS, kind="reward")
     builtin = callable(REWARDS.get(config.name))
     if isinstance(function, type):
-        function = function(step=step)
+        takes_format = call_format is not None and "call_format" in inspect.signature(function).parameters
+        function = function(step=step, call_format=call_format) if takes_format else function(step=step)
     for tree in trees:
         for leaf in tree.leaves:
             if leaf.status in ("active", "failed"):

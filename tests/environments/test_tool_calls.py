@@ -348,3 +348,19 @@ def test_tool_zero_goes_from_overlap_to_exactness():
     assert reward(ONE, 25) == pytest.approx(1 + 0.5 + 0.25)
     assert reward("<tool_call>{", 10_000) == pytest.approx(0.0, abs=1e-6)
     assert reward(ONE, 10_000) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_tool_zero_reads_the_format_that_the_environment_asks_for(name):
+    task = make(Call("add", {"x": 1})).to_task()
+    text = FORMATS[name].write([Call("add", {"x": 1})])
+    for form in (name, FORMATS[name]):
+        reward = ToolZeroReward(step=25, call_format=form)
+        steps = [Step(text, text, None, False, True)]
+        assert reward(Episode(task, "", steps, "finished", True, 1.0, 1)) == pytest.approx(1 + 0.5 + 0.25)
+
+
+def test_tool_zero_is_zero_without_an_accepted_answer():
+    task = ToolTask("t", ({"role": "user", "content": "q"},), (ADD,), ()).to_task()
+    episode = Episode(task, "", [Step(ONE, ONE, None, False, True)], "finished", True, 1.0, 1)
+    assert ToolZeroReward(step=25)(episode) == 0.0

@@ -7,10 +7,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from firesteel.environments.tool_calls.formats import FORMATS
+from firesteel.environments.tool_calls.formats import FORMATS, CallFormat
 from firesteel.environments.tool_calls.parsers import without_sections
 from firesteel.environments.tool_calls.schema import argument_flaws
 from firesteel.environments.tool_calls.tasks import Call, ToolTask, same_calls, tool_task
+from firesteel.plugins import load
 from firesteel.tree import Episode
 
 _DELIMITERS = re.compile(r"""[()\[\],.:'"=\s]+""")
@@ -50,16 +51,23 @@ def strict_reward(calls: Sequence[Call], task: ToolTask) -> float:
 class ToolZeroReward:
     """R_format + sigma R_strict + (1 - sigma) R_general for episodes of one response.
 
-    `step` is set before each step's trees are scored. A text that cannot be read gets R_format 0 and R_strict 0.
+    `step` is set before each step's trees are scored, `call_format` is how the environment has calls written. A text
+    that cannot be read gets R_format 0 and R_strict 0. A task without an accepted answer, which only its checker can
+    judge, is worth 0 whatever the text.
     """
 
-    format: str = "hermes"
+    call_format: str | CallFormat = "hermes"
     k: float = 0.1
     middle: float = 25.0
     step: int = 0
 
     def __call__(self, episode: Episode) -> float:
-        task, form = tool_task(episode.task), FORMATS[self.format]
+        task = tool_task(episode.task)
+        if not task.answers:
+            return 0.0
+        form = self.call_format
+        if isinstance(form, str):
+            form = load(form, FORMATS, kind="call format")
         text = without_sections(episode.steps[-1].text if episode.steps else "")
         parsed = form.read(text, task.tools)
         is_written = parsed.problem is None and bool(parsed.calls or not task.answers[0])
