@@ -61,6 +61,25 @@ def test_records_may_share_a_line_and_a_bad_line_spoils_itself_alone(tmp_path: P
     assert list(json_records(Path(write(tmp_path / "h.json", [])))) == []
 
 
+@pytest.mark.parametrize("window", [1, 7, 64, 1 << 16])
+def test_records_over_several_lines_cross_the_edges_of_windows(
+    tmp_path: Path, window: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("firesteel.environments.tool_calls.loaders._READ_CHARACTERS", window)
+    records = [{"id": number, "text": "é\U0001f600" * 40, "more": [-1.5e-7, True, None, {"a": 1}]}
+               for number in range(500 if window > 64 else 30)]  # fmt: skip
+    path = tmp_path / "p.json"
+    path.write_text("\n".join(json.dumps(record, indent=2) for record in records))
+    assert list(json_records(path)) == records
+
+
+def test_what_cannot_be_decoded_is_one_mistake_even_if_nested_too_deeply_or_longer_than_a_window(tmp_path: Path):
+    path = Path(write(tmp_path / "d.json", ['{"a": 1}', '{"a":' + "[" * 100_000, "{]" + "x" * 200_000, '{"a": 2}']))
+    assert [record if isinstance(record, dict) else type(record) for record in json_records(path)] == [
+        {"a": 1}, ValueError, ValueError, {"a": 2}
+    ]  # fmt: skip
+
+
 def test_splits_of_a_file_are_disjoint_and_cover_it():
     names = [f"xlam-{number}" for number in range(400)]
     parts = {split: {name for name in names if in_split(name, split)} for split in FILE_SPLITS}

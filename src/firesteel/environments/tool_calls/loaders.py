@@ -25,6 +25,10 @@ FILE_SPLITS = {"train": range(0, 90), "validation": range(90, 95), "test": range
 """How one file is divided, in hundredths of all ids by their hash."""
 
 _READ_CHARACTERS = 1 << 16
+_LONGEST_WORD = 12
+"""How far before the end of a cut text its mistake may be: "-Infinity" and a pair of escapes are the longest."""
+
+_BETWEEN = re.compile(r"[ \t\r\n,]*")
 
 
 def load_tasks(source: str, path: str, split: str, count: int | None) -> TaskFile:
@@ -59,37 +63,44 @@ def local_path(path: str) -> Path:
 def json_records(path: Path) -> Iterator[Any]:
     """The objects of a JSON file: a list of them, or one after the other, on lines of their own or not.
 
-    Only a window of the file is in memory. What cannot be read is yielded as a `ValueError`: in a file with one record
-    a line, the records after it are still read, in a list nothing is.
+    Only a window of the file is in memory, and of a record that is longer all of it. What cannot be read is yielded as
+    a `ValueError`: outside of a list, reading goes on with the next line, in a list nothing after it is read.
     """
     decoder = json.JSONDecoder()
     with path.open(encoding="utf-8", errors="replace") as file:
         text = file.read(_READ_CHARACTERS).lstrip().removeprefix("\ufeff")
         in_list = text.startswith("[")
-        text = text[1:] if in_list else text
+        place = int(in_list)
         while True:
-            text = text.lstrip(" \t\r\n,")
-            if not text or text[0] == "]":
-                more = "" if in_list and text else file.read(_READ_CHARACTERS)
-                if not more:
+            place = _BETWEEN.match(text, place).end()  # type: ignore[union-attr] (it matches the empty text)
+            if place == len(text) or text[place] == "]":
+                text, place = "" if in_list and place < len(text) else file.read(_READ_CHARACTERS), 0
+                if not text:
                     return
-                text += more
                 continue
             try:
-                value, end = decoder.raw_decode(text)
-            except ValueError as error:
-                more = file.read(max(_READ_CHARACTERS, len(text)))
-                if more and (in_list or "\n" not in text):
-                    text += more
+                value, end = decoder.raw_decode(text, place)
+            except (ValueError, RecursionError) as error:
+                # As much again as there is, so that a long record is decoded few times.
+                if _is_cut(error, text) and (more := file.read(max(_READ_CHARACTERS, len(text) - place))):
+                    text, place = text[place:] + more, 0
                     continue
-                text += more
-                yield ValueError(f"not JSON: {error.args[0] if error.args else error}"[:100])
+                yield ValueError(f"not JSON: {getattr(error, 'msg', error)}"[:100])
                 if in_list:
                     return
-                text = text.partition("\n")[2]
+                while (place := text.find("\n", place)) < 0:
+                    text, place = file.read(_READ_CHARACTERS), 0
+                    if not text:
+                        return
             else:
                 yield value
-                text = text[end:]
+                place = end
+
+
+def _is_cut(error: Exception, text: str) -> bool:
+    """Whether a text may have failed as JSON only because it goes on: the mistake is at its end, or an open string."""
+    at_end = len(text) - _LONGEST_WORD
+    return isinstance(error, json.JSONDecodeError) and (error.pos >= at_end or error.msg.startswith("Unterminated"))
 
 
 def in_split(name: str, split: str) -> bool:
