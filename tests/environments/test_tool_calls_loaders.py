@@ -74,9 +74,11 @@ def test_records_over_several_lines_cross_the_edges_of_windows(
 
 
 def test_what_cannot_be_decoded_is_one_mistake_even_if_nested_too_deeply_or_longer_than_a_window(tmp_path: Path):
-    path = Path(write(tmp_path / "d.json", ['{"a": 1}', '{"a":' + "[" * 100_000, "{]" + "x" * 200_000, '{"a": 2}']))
+    path = Path(
+        write(tmp_path / "d.json", ['{"a": 1}', '{"a":' + "[" * 100_000, "{]" + "x" * 200_000, "]", '{"a": 2}'])
+    )
     assert [record if isinstance(record, dict) else type(record) for record in json_records(path)] == [
-        {"a": 1}, ValueError, ValueError, {"a": 2}
+        {"a": 1}, ValueError, ValueError, ValueError, {"a": 2}
     ]  # fmt: skip
 
 
@@ -133,6 +135,35 @@ def test_xlam_by_hand(tmp_path: Path):
     assert found.report().startswith("2 of 13 tasks kept\n  xlam-1: ")
 
 
+OSLO = [{"name": "weather", "arguments": {"city": "Oslo"}}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"query": None}, "query must be text, got None"),
+        ({"query": ["a", "b"]}, "query must be text, got ['a', 'b']"),
+        ({"answers": "{}"}, "answers must be a list, got {}"),
+        ({"answers": None}, "answers must be a list, got None"),
+        ({"answers": "[]", "tools": "{}"}, "tools must be a list, got {}"),
+        ({"tools": json.dumps([WEATHER | {"description": 5}])}, "a description must be text, got 5"),
+        ({"answers": '[{"name": "weather", "arguments": {"city": NaN}}]'}, "cannot be written: a number is not finite"),
+        ({"answers": json.dumps([{"name": "weather", "arguments": {"city": "\ud800"}}])}, "half of a surrogate pair"),
+    ],
+)
+def test_wrong_types_are_rejected(tmp_path: Path, fields: dict, reason: str):
+    found = load_tasks("xlam", write(tmp_path / "x.json", [xlam(0, OSLO) | fields, xlam("\ud800", OSLO)]), "all", None)
+    assert [task.id for task in found] == ["xlam-\ud800"]
+    assert [left.task_id for left in found.rejected] == ["xlam-0"]
+    assert reason in found.rejected[0].reason
+
+
+def test_a_null_description_is_none(tmp_path: Path):
+    tools = json.dumps([WEATHER | {"description": None}])
+    (task,) = load_tasks("xlam", write(tmp_path / "x.json", [xlam(0, OSLO, tools=tools)]), "all", None)
+    assert tool_task(task).tools[0]["description"] == ""
+
+
 def test_toolace_by_hand(tmp_path: Path):
     tools = [{"name": "Market Trends API", "description": "m",
               "parameters": {"type": "dict", "properties": {"kind": {"type": "string"}, "n": {"type": "int"}},
@@ -148,14 +179,18 @@ def test_toolace_by_hand(tmp_path: Path):
         ],
     }
     silent = record | {"conversations": record["conversations"][:2]}
+    null = record | {"conversations": [{"from": "user", "value": None}, *record["conversations"]]}
     unread = record | {"conversations": [{"from": "assistant", "value": "[Market Trends API(kind=]"}]}
-    found = load_tasks("toolace", write(tmp_path / "t.json", [record, silent, unread, {"system": ""}]), "all", None)
+    found = load_tasks(
+        "toolace", write(tmp_path / "t.json", [record, silent, unread, {"system": ""}, null]), "all", None
+    )
     (task,) = map(tool_task, found)
     assert task.answers[0] == (
         Call("Market Trends API", {"kind": "GAINERS", "n": 3}), Call("Market Trends API", {"kind": "X"})
     )  # fmt: skip
     assert (task.query, len(task.past), task.kind) == ("gainers", 2, "parallel")
-    assert [rejection.task_id for rejection in found.rejected] == ["toolace-1", "toolace-2", "toolace-3"]
+    assert [rejection.task_id for rejection in found.rejected] == [f"toolace-{number}" for number in range(1, 5)]
+    assert "the value of a turn must be text, got None" in found.rejected[3].reason
 
 
 def test_names_with_blanks_are_read_longest_first():
@@ -186,6 +221,22 @@ def test_openai_by_hand(tmp_path: Path):
     assert found.num_rejected == 3
 
 
+def test_contents_of_openai_messages_are_texts_or_parts(tmp_path: Path):
+    tool = {"function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
+    parts = [{"type": "text", "text": "hi "}, {"type": "text", "text": "there"}]
+    contents = [parts, None, 5, [{"type": "image_url"}], [{"type": "text", "text": None}], ["hi"]]
+    records = [{"messages": [{"role": "user", "content": content}, call, call], "tools": [tool]}
+               for content in contents]  # fmt: skip
+    records += [{"messages": [{"role": None, "content": "hi"}, call], "tools": [tool]}]
+    found = load_tasks("openai", write(tmp_path / "o.jsonl", records), "all", None)
+    first, second = map(tool_task, found)
+    assert (first.query, second.past[0]["content"]) == ("hi there", "hi there")
+    assert second.past[1]["content"] == '[{"name": "f", "arguments": {}}]'
+    assert [left.task_id for left in found.rejected] == [f"openai-{number}" for number in range(1, 7)]
+    assert "the content of a message must be text, got None" in found.rejected[0].reason
+
+
 def test_acebench_by_hand(tmp_path: Path):
     function = {"name": "f", "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}}}
     atom = {"id": "normal_atom_1", "question": "user: a\nsystem: b: c\nuser: d\ne\n", "function": [function]}
@@ -203,10 +254,25 @@ def test_acebench_by_hand(tmp_path: Path):
         {"role": "user", "content": "a"}, {"role": "assistant", "content": "b: c"}, {"role": "user", "content": "d\ne"}
     ]  # fmt: skip
     assert second.answers == ((Call("f", {"x": 1}), Call("f", {"x": 2})), (Call("f", {"x": 3}),))
-    assert [(left.task_id, "KeyError" in left.reason) for left in found.rejected] == [("normal_par_2", True)]
+    (left,) = found.rejected
+    assert (left.task_id, "no readable ground_truth with this id" in left.reason) == ("normal_par_2", True)
     assert [task.id for task in load_tasks("acebench", str(tmp_path), "normal_atom", None)] == ["normal_atom_1"]
     with pytest.raises(TaskError, match="no split 'special'.*known: normal, normal_atom, normal_par"):
         load_tasks("acebench", str(tmp_path), "special", None)
+
+
+def test_bad_answers_of_acebench_are_rejected(tmp_path: Path):
+    function = {"name": "f", "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}}}
+    record = {"question": "user: a\n", "function": [function]}
+    write(tmp_path / "data_normal_a.json", [record | {"id": f"n{number}"} for number in range(5)] + [record])
+    with pytest.raises(TaskError, match="possible_answer/data_normal_a.json' does not exist; copy"):
+        load_tasks("acebench", str(tmp_path), "normal", None)
+    truths = [{"ground_truth": {"f": {"x": 1}}}, {}, {"ground_truth": None}, {"ground_truth": {}}]
+    answers = [{"id": f"n{number}"} | truth for number, truth in enumerate(truths)]
+    write(tmp_path / "possible_answer/data_normal_a.json", [*answers, '{"id": ', {"id": ["n"], "ground_truth": 1}])
+    found = load_tasks("acebench", str(tmp_path), "normal", None)
+    assert [task.id for task in found] == ["n0"]
+    assert [left.task_id for left in found.rejected] == ["n1", "n2", "n3", "n4", "normal_a-5"]
 
 
 API = """
@@ -243,6 +309,28 @@ def test_api_bank_by_hand(tmp_path: Path):
         "token": {"type": "string", "description": "t"},
         "time": {"type": "string"},
     }
+
+
+def test_apis_that_cannot_be_read_are_rejected_by_their_file(tmp_path: Path):
+    folder, apis = tmp_path / "level-1", tmp_path / "apis"
+    write(folder / "a-level-1-1.jsonl", [
+        {"role": "User", "text": "hi"},
+        {"role": "API", "api_name": "AddAlarm", "param_dict": {"token": "x", "time": "8"}},
+        {"role": "API", "api_name": "G", "param_dict": {"u": "x"}},
+    ])  # fmt: skip
+    write(folder / "b-level-1-1.jsonl", [{"role": "User", "text": None}])
+    apis.mkdir()
+    (apis / "a.py").write_text("class G(:\n")
+    (apis / "b.py").write_bytes(b"class G:\n    description = '\xe9'\n")
+    (apis / "c.py").write_text("x = 1\nclass G:\n    description = 'a' + str(1)\n    input_parameters = {}\n" + API)
+    (apis / "d.py").write_text("class G:\n    input_parameters = {'u': {'type': 'strnig'}}\n")
+    found = load_tasks("api_bank", str(folder), "level-1", None)
+    first, _ = map(tool_task, found)
+    assert [tool["description"] for tool in first.tools] == ["Sets an alarm.", ""]
+    assert [(left.task_id, left.reason.split(":")[0]) for left in found.rejected] == [
+        ("apis/a.py", "SyntaxError"), ("apis/b.py", "UnicodeDecodeError"), ("apis/c.py:2", "ValueError"),
+        ("apis/d.py:1", "TaskError"), ("b-level-1-1", "TaskError"),
+    ]  # fmt: skip
 
 
 def test_an_environment_plays_files(tmp_path: Path):
@@ -283,6 +371,8 @@ def test_misuse_is_named(tmp_path: Path):
         load_tasks("xlm", "", "all", None)
     with pytest.raises(TaskError, match="set environment.options.path"):
         load_tasks("xlam", "", "all", None)
+    with pytest.raises(TaskError, match="is a directory; the source xlam reads one file"):
+        load_tasks("xlam", str(tmp_path), "all", None)
     with pytest.raises(TaskError, match="does not exist"):
         load_tasks("xlam", str(tmp_path / "none.json"), "all", None)
     with pytest.raises(TaskError, match="a file of the Hub is hub:OWNER/DATASET/FILE"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -72,12 +73,14 @@ def json_records(path: Path) -> Iterator[Any]:
         in_list = text.startswith("[")
         place = int(in_list)
         while True:
-            place = _BETWEEN.match(text, place).end()  # type: ignore[union-attr] (it matches the empty text)
-            if place == len(text) or text[place] == "]":
-                text, place = "" if in_list and place < len(text) else file.read(_READ_CHARACTERS), 0
+            place = _BETWEEN.match(text, place).end()  # type: ignore[union-attr]
+            if place == len(text):
+                text, place = file.read(_READ_CHARACTERS), 0
                 if not text:
                     return
                 continue
+            if in_list and text[place] == "]":
+                return
             try:
                 value, end = decoder.raw_decode(text, place)
             except (ValueError, RecursionError) as error:
@@ -107,7 +110,7 @@ def in_split(name: str, split: str) -> bool:
     """Whether a record of a file belongs to a split of `FILE_SPLITS`; it depends on its id alone."""
     if split not in FILE_SPLITS:
         raise TaskError(f"a file of tasks has no split '{split}'; known: {', '.join(FILE_SPLITS)}")
-    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") % 100 in FILE_SPLITS[split]
 
 
@@ -126,6 +129,8 @@ def _each(records: Iterable[tuple[str, Any]], split: str, read: Callable[[str, A
 
 
 def _numbered(prefix: str, path: Path) -> Iterator[tuple[str, Any]]:
+    if path.is_dir():
+        raise TaskError(f"'{path}' is a directory; the source {prefix} reads one file")
     for number, record in enumerate(json_records(path)):
         given = record.get("id") if isinstance(record, Mapping) else None
         yield f"{prefix}-{number if given is None else given}", record
@@ -136,6 +141,18 @@ def _decoded(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
 
 
+def _list(value: Any, name: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise TaskError(f"{name} must be a list, got {shortened(value)}")
+    return value
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise TaskError(f"{name} must be text, got {shortened(value)}")
+    return value
+
+
 # xLAM: {"id", "query", "tools": text, "answers": text}
 
 
@@ -143,9 +160,9 @@ def read_xlam(path: str, split: str) -> Outcomes:
     """Salesforce's xlam-function-calling-60k, and files of the same form."""
 
     def read(name: str, record: Any) -> Iterator[ToolTask]:
-        tools = tuple(map(tool_of, _decoded(record["tools"])))
-        answer = tuple(map(call_of, _decoded(record["answers"])))
-        messages = ({"role": "user", "content": record["query"]},)
+        tools = tuple(map(tool_of, _list(_decoded(record["tools"]), "tools")))
+        answer = tuple(map(call_of, _list(_decoded(record["answers"]), "answers")))
+        messages = ({"role": "user", "content": _text(record["query"], "query")},)
         yield ToolTask(name, messages, tools, (answer,), kind=kind_of(tools, answer), split=split)
 
     return _each(_numbered("xlam", local_path(path)), split, read)
@@ -169,12 +186,13 @@ def read_toolace(path: str, split: str) -> Outcomes:
         tools = tuple(map(tool_of, _tools_in(record["system"])))
         messages: list[dict[str, str]] = []
         for turn in record["conversations"]:
-            role, text = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
+            role = _text(turn.get("from", turn.get("role")), "the role of a turn")
+            text = _text(turn.get("value", turn.get("content")), "the value of a turn")
             if role == "assistant" and text.strip().startswith("["):
                 answer = read_spaced_calls(text, tools)
                 yield ToolTask(name, tuple(messages), tools, (answer,), kind=kind_of(tools, answer), split=split)
                 return
-            messages.append({"role": str(role), "content": str(text)})
+            messages.append({"role": role, "content": text})
         raise TaskError("no answer of the conversation calls a tool")
 
     return _each(_numbered("toolace", local_path(path)), split, read)
@@ -213,7 +231,7 @@ def read_openai(path: str, split: str) -> Outcomes:
     """Function-calling JSONL: one task for each assistant message with tool calls, the messages before as context."""
 
     def read(name: str, record: Any) -> Iterator[ToolTask]:
-        tools = tuple(map(tool_of, record.get("tools") or record.get("functions") or ()))
+        tools = tuple(map(tool_of, _list(record.get("tools") or record.get("functions") or [], "tools")))
         messages: list[dict[str, str]] = []
         found = 0
         for message in record["messages"]:
@@ -222,12 +240,24 @@ def read_openai(path: str, split: str) -> Outcomes:
                 identity = f"{name}-{found}" if found else name
                 found += 1
                 yield ToolTask(identity, tuple(messages), tools, (calls,), kind=kind_of(tools, calls), split=split)
-            shown = message.get("content") or json.dumps([call.to_dict() for call in calls])
-            messages.append({"role": str(message["role"]), "content": str(shown)})
+            shown = _openai_text(message.get("content"), calls)
+            messages.append({"role": _text(message["role"], "the role of a message"), "content": shown})
         if not found:
             raise TaskError("no message of the assistant calls a tool")
 
     return _each(_numbered("openai", local_path(path)), split, read)
+
+
+def _openai_text(content: Any, calls: Sequence[Call]) -> str:
+    """The text of a message: its content, its text parts joined, or the calls of one that has no content."""
+    if calls and not content:
+        return json.dumps([call.to_dict() for call in calls])
+    if isinstance(content, list):
+        for part in content:
+            if part.get("type") != "text":
+                raise TaskError(f"a part of a message's content must be text, got {shortened(part)}")
+        return "".join(_text(part["text"], "a part of a message's content") for part in content)
+    return _text(content, "the content of a message")
 
 
 def _openai_calls(message: Mapping[str, Any]) -> tuple[Call, ...]:
@@ -253,20 +283,27 @@ def read_acebench(path: str, split: str) -> Outcomes:
 
 def _read_acebench_file(file: Path) -> Outcomes:
     kind = file.stem.removeprefix("data_")
+    beside = file.parent / "possible_answer" / file.name
+    if not beside.is_file():
+        raise TaskError(f"'{file}' has no answers: '{beside}' does not exist; copy possible_answer/ beside the data")
     answers = {
-        record["id"]: record["ground_truth"]
-        for record in json_records(file.parent / "possible_answer" / file.name)
-        if isinstance(record, Mapping)
+        str(record.get("id")): record["ground_truth"]
+        for record in json_records(beside)
+        if isinstance(record, Mapping) and "ground_truth" in record
     }
 
     def read(name: str, record: Any) -> Iterator[ToolTask]:
-        tools = tuple(map(tool_of, record["function"]))
-        truth = answers[record["id"]]
+        tools = tuple(map(tool_of, _list(record["function"], "function")))
+        if name not in answers:
+            raise TaskError(f"'{beside.name}' in possible_answer/ has no readable ground_truth with this id")
+        truth = answers[name]
         alternatives = truth if isinstance(truth, list) else [truth]
+        if not all(isinstance(answer, Mapping) and answer for answer in alternatives):
+            raise TaskError(f"ground_truth must be an object of calls or a list of them, got {shortened(truth)}")
         accepted = tuple(_ace_calls(answer, {tool["name"] for tool in tools}) for answer in alternatives)
         yield ToolTask(name, tuple(_ace_messages(record["question"])), tools, accepted, kind=kind, split=kind)
 
-    records = ((str(record.get("id")) if isinstance(record, Mapping) else f"{kind}-{number}", record)
+    records = ((str(record["id"]) if isinstance(record, Mapping) and "id" in record else f"{kind}-{number}", record)
                for number, record in enumerate(json_records(file)))  # fmt: skip
     return _each(records, "all", read)
 
@@ -295,13 +332,14 @@ def read_api_bank(path: str, split: str) -> Outcomes:
 
     `split` is "level-1" (or any name; a directory has one). Tools on offer are those of the dialogue's file; their
     schemas are read from `apis/*.py` of the same copy, beside or above, without running it; an API that is not there
-    gets one from all of its calls. Calls made before are shown with their results.
+    gets one from all of its calls. Calls made before are shown with their results. What cannot be read in `apis` is
+    rejected by its file, before the dialogues.
     """
     directory = local_path(path)
     files = sorted(directory.glob("*.jsonl"))
     if not files:
         raise TaskError(f"'{path}' holds no dialogue (*.jsonl) of API-Bank; give its level-1-given-desc")
-    tools = _api_bank_tools(directory)
+    tools, unread = _api_bank_tools(directory)
 
     def read(name: str, record: Any) -> Iterator[ToolTask]:
         turns = [turn for turn in record if isinstance(turn, Mapping)]
@@ -313,7 +351,12 @@ def read_api_bank(path: str, split: str) -> Outcomes:
         number = 0
         for turn in turns:
             if turn["role"] != "API":
-                said.append({"role": "user" if turn["role"] == "User" else "assistant", "content": turn["text"]})
+                said.append(
+                    {
+                        "role": "user" if turn["role"] == "User" else "assistant",
+                        "content": _text(turn["text"], "the text of a turn"),
+                    }
+                )
                 continue
             call = call_of({"name": turn["api_name"], "arguments": turn["param_dict"]})
             kind = "level-2" if "level-2" in name else "level-1"
@@ -322,48 +365,70 @@ def read_api_bank(path: str, split: str) -> Outcomes:
             result = {"call": call.to_dict(), "result": turn.get("result", {}).get("output")}
             said.append({"role": "api", "content": json.dumps(result)})
 
-    return _each(((file.stem, list(json_records(file))) for file in files), "all", read)
+    dialogues = ((file.stem, list(json_records(file))) for file in files)
+    return itertools.chain(unread, _each(dialogues, "all", read))
 
 
 @lru_cache(maxsize=4)
-def _api_bank_tools(directory: Path) -> dict[str, dict[str, Any]]:
-    """A tool for every API that the dialogues of a directory call."""
+def _api_bank_tools(directory: Path) -> tuple[dict[str, dict[str, Any]], tuple[Rejection, ...]]:
+    """A tool for every API that the dialogues of a directory call, and what of `apis` is left out."""
     seen: dict[str, list[Mapping[str, Any]]] = {}
     for file in sorted(directory.glob("*.jsonl")):
         for turn in json_records(file):
             if isinstance(turn, Mapping) and turn.get("role") == "API" and isinstance(turn.get("param_dict"), Mapping):
                 seen.setdefault(str(turn.get("api_name")), []).append(turn["param_dict"])
-    tools = {}
+    tools: dict[str, dict[str, Any]] = {}
     for name, calls in seen.items():
         keys = dict.fromkeys(key for call in calls for key in call)
         properties = {key: {"type": "string"} for key in keys}
         required = [key for key in keys if all(key in call for call in calls)]
         parameters = {"type": "object", "properties": properties, "required": required}
         tools[name] = {"name": name, "description": "", "parameters": parameters}
+    unread: list[Rejection] = []
     for folder in (directory / "apis", directory.parent / "apis", directory.parent.parent / "apis"):
         for file in sorted(folder.glob("*.py")):
-            tools |= {tool["name"]: tool for tool in declared_apis(file) if tool["name"] in tools}
-    return tools
+            for declared in declared_apis(file):
+                if isinstance(declared, Rejection):
+                    unread.append(declared)
+                elif declared["name"] in tools:
+                    tools[declared["name"]] = declared
+    return tools, tuple(unread)
 
 
-def declared_apis(file: Path) -> Iterator[dict[str, Any]]:
+def declared_apis(file: Path) -> Iterator[dict[str, Any] | Rejection]:
     """The tools that the classes of a Python file declare (`description`, `input_parameters`); nothing is run.
 
-    Differs from the files: optional parameters are not marked there, so none is required.
+    A file or a class that cannot be read is a rejection. Differs from the files: optional parameters are not marked
+    there, so none is required.
     """
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
-        if not isinstance(node, ast.ClassDef):
+    name = f"{file.parent.name}/{file.name}"
+    try:
+        nodes = ast.parse(file.read_text(encoding="utf-8")).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError, OSError) as error:
+        yield Rejection(name, f"{type(error).__name__}: {shortened(str(error), 200)}")
+        return
+    for node in nodes:
+        try:
+            tool = _declared(node) if isinstance(node, ast.ClassDef) else None
+        except (TaskError, ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+            yield Rejection(f"{name}:{node.lineno}", f"{type(error).__name__}: {shortened(str(error), 200)}")
             continue
-        fields: dict[str, Any] = {}
-        for statement in node.body:
-            target = statement.targets[0] if isinstance(statement, ast.Assign) else None
-            if isinstance(target, ast.Name) and target.id in ("description", "input_parameters"):
-                fields[target.id] = ast.literal_eval(statement.value)  # type: ignore[attr-defined]
-        if "input_parameters" in fields:
-            tool = tool_of({"name": node.name, "description": fields.get("description", ""),
-                            "parameters": fields["input_parameters"]})  # fmt: skip
-            tool["parameters"]["required"] = []
+        if tool is not None:
             yield tool
+
+
+def _declared(node: ast.ClassDef) -> dict[str, Any] | None:
+    fields: dict[str, Any] = {}
+    for statement in node.body:
+        target = statement.targets[0] if isinstance(statement, ast.Assign) else None
+        if isinstance(target, ast.Name) and target.id in ("description", "input_parameters"):
+            fields[target.id] = ast.literal_eval(statement.value)  # type: ignore[attr-defined]
+    if "input_parameters" not in fields:
+        return None
+    tool = tool_of({"name": node.name, "description": fields.get("description", ""),
+                    "parameters": fields["input_parameters"]})  # fmt: skip
+    tool["parameters"]["required"] = []
+    return tool
 
 
 def read_bfcl(path: str, split: str) -> Outcomes:

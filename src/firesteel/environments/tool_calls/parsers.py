@@ -152,7 +152,7 @@ def literal(node: ast.expr, depth: int = 0) -> Any:
     if depth > DEEPEST_VALUE:
         raise Unreadable(f"a value is nested more than {DEEPEST_VALUE} deep")
     if isinstance(node, ast.Constant):
-        return _checked(node.value)
+        return checked(node.value)
     if isinstance(node, (ast.List, ast.Tuple)):
         return [literal(entry, depth + 1) for entry in node.elts]
     if isinstance(node, ast.Dict):
@@ -206,7 +206,7 @@ def _decode(text: str, place: int) -> tuple[Any, int]:
         value, end = _DECODER.raw_decode(text, place)
     except (ValueError, RecursionError) as error:
         raise Unreadable(f"not JSON: {str(error)[:80]}") from error
-    return _checked(value), end
+    return checked(value), end
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -223,17 +223,21 @@ def _refuse_constant(name: str) -> Any:
 _DECODER = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_refuse_constant)
 
 
-def _checked(value: Any, depth: int = 0) -> Any:
-    """The value itself, if JSON can hold it and its text can be written as UTF-8."""
+def checked(value: Any, depth: int = 0) -> Any:
+    """The value itself, if JSON can hold it and its text can be written as UTF-8.
+
+    Raises:
+        Unreadable: it cannot, or is nested more than `DEEPEST_VALUE` deep.
+    """
     if depth > DEEPEST_VALUE:
         raise Unreadable(f"a value is nested more than {DEEPEST_VALUE} deep")
     if isinstance(value, dict):
         for key, entry in value.items():
-            _checked(key, depth + 1)
-            _checked(entry, depth + 1)
+            checked(key, depth + 1)
+            checked(entry, depth + 1)
     elif isinstance(value, list):
         for entry in value:
-            _checked(entry, depth + 1)
+            checked(entry, depth + 1)
     elif isinstance(value, str):
         if any("\ud800" <= character <= "\udfff" for character in value):
             raise Unreadable("a text holds half of a surrogate pair")

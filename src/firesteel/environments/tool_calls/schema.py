@@ -11,6 +11,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
+from firesteel.environments.tool_calls.parsers import Unreadable, checked
 from firesteel.environments.tool_calls.tasks import Call, ToolTask, shortened
 from firesteel.errors import TaskError
 
@@ -77,7 +78,7 @@ def tool_of(record: Any) -> dict[str, Any]:
     """A tool as `{"name", "description", "parameters"}`, from OpenAI's, BFCL's, ToolACE's or xLAM's notation.
 
     Raises:
-        TaskError: there is no name, or the parameters are no schema.
+        TaskError: there is no name, the description is no text, or the parameters are no schema.
     """
     if isinstance(record, Mapping) and isinstance(record.get("function"), Mapping):
         record = record["function"]
@@ -93,7 +94,10 @@ def tool_of(record: Any) -> dict[str, Any]:
     else:
         parameters = {"type": "object", "properties": {name: json_schema(entry) for name, entry in given.items()}}
         parameters["required"] = [name for name, entry in given.items() if not _is_optional(entry)]
-    return {"name": record["name"], "description": str(record.get("description", "")), "parameters": parameters}
+    description = "" if record.get("description") is None else record["description"]
+    if not isinstance(description, str):
+        raise TaskError(f"tool '{record['name']}': a description must be text, got {shortened(description)}")
+    return {"name": record["name"], "description": description, "parameters": parameters}
 
 
 def _is_optional(entry: Any) -> bool:
@@ -152,7 +156,13 @@ def task_flaws(task: ToolTask) -> list[str]:
     for call in _all_calls(task):
         if call.name not in names:
             flaws.append(f"an accepted call names the unknown tool '{call.name}'")
-        elif call.name in parameters:
+            continue
+        try:
+            checked(dict(call.arguments))
+        except Unreadable as error:
+            flaws.append(f"an accepted call of '{call.name}' cannot be written: {error}")
+            continue
+        if call.name in parameters:
             flaws += [f"an accepted call fails its schema: {flaw}" for flaw in _flaws(call, parameters[call.name])]
     return list(dict.fromkeys(flaws))
 
