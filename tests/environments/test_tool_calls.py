@@ -21,7 +21,7 @@ from firesteel.environments.tool_calls.rewards import (
     progress_weight,
     strict_reward,
 )
-from firesteel.environments.tool_calls.schema import json_schema, schema_flaw, task_flaws, tool_of
+from firesteel.environments.tool_calls.schema import argument_flaws, json_schema, schema_flaw, task_flaws, tool_of
 from firesteel.environments.tool_calls.tasks import Call, Demonstration, ToolTask, demonstrations_of, tool_task
 from firesteel.errors import ConfigError, EnvironmentFailed, TaskError
 from firesteel.tree import Episode, Step
@@ -102,6 +102,37 @@ def test_flaws_of_tasks_by_hand():
     assert flaw.startswith("tool 'bad': invalid JSON schema at 'required'")
     broken = {"name": "add", "description": "", "parameters": {"type": "object", "$ref": "#/nowhere"}}
     assert "cannot be applied" in task_flaws(make(Call("add", {}), tools=(broken,)))[0]
+
+
+def test_no_schema_fetches_a_url(monkeypatch: pytest.MonkeyPatch):
+    asked: list[object] = []
+    monkeypatch.setattr("urllib.request.urlopen", lambda *args, **kwargs: asked.append(args))
+    local = {"x": {"$ref": "#/$defs/number"}}
+    parameters = {"type": "object", "properties": local, "$defs": {"number": {"type": "integer"}}}
+    assert argument_flaws(Call("f", {"x": 1}), parameters) == []
+    assert argument_flaws(Call("f", {"x": "1"}), parameters) == ["f.x: '1' is not of type 'integer'"]
+    for url in ("http://127.0.0.1:9/a.json", "other.json", "#/nowhere"):
+        (flaw,) = argument_flaws(Call("f", {"x": 1}), parameters | {"properties": {"x": {"$ref": url}}})
+        assert flaw.startswith("f: its schema cannot be applied: ")
+    assert "cannot be applied" in argument_flaws(Call("f", {}), {"type": "object", "$ref": "#"})[0]
+    assert asked == []
+
+
+def test_regular_expressions_of_schemas_are_not_applied():
+    slow, text = "^(a+)+$", "a" * 18 + "b"
+    dialect = {"$schema": "http://json-schema.org/draft-07/schema#", "type": "string", "pattern": slow}
+    parameters = {
+        "type": "object",
+        "properties": {"x": {"type": "string", "pattern": slow}, "y": dialect, "pattern": {"type": "integer"}},
+        "patternProperties": {slow: {}},
+        "additionalProperties": False,
+    }
+    assert argument_flaws(Call("f", {"x": text, "y": text, "pattern": 1}), parameters) == []
+    assert argument_flaws(Call("f", {"pattern": text}), parameters) == [f"f.pattern: '{text}' is not of type 'integer'"]
+    assert argument_flaws(Call("f", {text: 1}), parameters) == [f"f: unknown argument '{text}'"]
+    inner = {"type": "object", "additionalProperties": False, "properties": {"b": {}}}
+    (flaw,) = argument_flaws(Call("f", {"a": {"c": 1}}), {"type": "object", "properties": {"a": inner}})
+    assert flaw.startswith("f.a: Additional properties are not allowed")
 
 
 def test_tasks_survive_their_record():

@@ -73,7 +73,8 @@ def json_records(path: Path) -> Iterator[Any]:
         in_list = text.startswith("[")
         place = int(in_list)
         while True:
-            place = _BETWEEN.match(text, place).end()  # type: ignore[union-attr]
+            between = _BETWEEN.match(text, place)
+            place = between.end() if between else place
             if place == len(text):
                 text, place = file.read(_READ_CHARACTERS), 0
                 if not text:

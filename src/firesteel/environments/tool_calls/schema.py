@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
+from jsonschema import Draft202012Validator, validators
+from jsonschema.exceptions import SchemaError, ValidationError
+from referencing import Registry
 
 from firesteel.environments.tool_calls.parsers import Unreadable, checked
 from firesteel.environments.tool_calls.tasks import Call, ToolTask, shortened
@@ -106,11 +107,35 @@ def _is_optional(entry: Any) -> bool:
     )
 
 
+def _ignored(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    del validator, value, instance, schema
+    yield from ()
+
+
+def _additional(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    """`additionalProperties`; beside `patternProperties`, which are not applied, nothing is additional."""
+    if "patternProperties" not in schema:
+        yield from Draft202012Validator.VALIDATORS["additionalProperties"](validator, value, instance, schema)
+
+
+# A data set's regular expression may take exponential time on a model's text.
+_WithoutPatterns = validators.extend(
+    Draft202012Validator,
+    {"pattern": _ignored, "patternProperties": _ignored, "unevaluatedProperties": _ignored,
+     "additionalProperties": _additional},
+)  # fmt: skip
+
+
 @lru_cache(maxsize=4096)
-def _validator(text: str) -> Draft202012Validator:
-    schema = json.loads(text)
-    Draft202012Validator.check_schema(schema)
-    return Draft202012Validator(schema)
+def _validator(text: str) -> Any:
+    """Applies a schema. It fetches nothing: a `$ref` to another document cannot be resolved."""
+    Draft202012Validator.check_schema(json.loads(text))
+    return _WithoutPatterns(json.loads(text, object_hook=_without_dialect), registry=Registry())
+
+
+def _without_dialect(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema without `$schema`, which would have jsonschema apply it by another class than `_WithoutPatterns`."""
+    return {key: value for key, value in schema.items() if key != "$schema" or not isinstance(value, str)}
 
 
 def schema_flaw(parameters: Any) -> str | None:
@@ -126,12 +151,18 @@ def schema_flaw(parameters: Any) -> str | None:
 
 
 def argument_flaws(call: Call, parameters: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a call's arguments under a (valid) schema; unknown arguments are wrong too."""
-    validator = _validator(json.dumps(parameters))
+    """What is wrong with a call's arguments under a schema; unknown arguments are wrong too.
+
+    `pattern`, `patternProperties` and `unevaluatedProperties` are not applied: a regular expression can take
+    exponential time. A schema that cannot be applied, such as one with a `$ref` to a URL, is a flaw itself.
+    """
     flaws = []
-    for error in validator.iter_errors(dict(call.arguments)):
-        where = ".".join(map(str, error.absolute_path))
-        flaws.append(f"{call.name}{'.' if where else ''}{where}: {error.message[:120]}")
+    try:
+        for error in _validator(json.dumps(parameters)).iter_errors(dict(call.arguments)):
+            where = ".".join(map(str, error.absolute_path))
+            flaws.append(f"{call.name}{'.' if where else ''}{where}: {error.message[:120]}")
+    except Exception as error:  # boundary: a foreign schema's `$ref` fails in classes of several libraries
+        return [f"{call.name}: its schema cannot be applied: {type(error).__name__}: {shortened(str(error))}"]
     known = parameters.get("properties", {})
     if not parameters.get("additionalProperties"):
         flaws += [f"{call.name}: unknown argument '{name}'" for name in call.arguments if name not in known]
@@ -163,15 +194,10 @@ def task_flaws(task: ToolTask) -> list[str]:
             flaws.append(f"an accepted call of '{call.name}' cannot be written: {error}")
             continue
         if call.name in parameters:
-            flaws += [f"an accepted call fails its schema: {flaw}" for flaw in _flaws(call, parameters[call.name])]
+            flaws += [
+                f"an accepted call fails its schema: {flaw}" for flaw in argument_flaws(call, parameters[call.name])
+            ]
     return list(dict.fromkeys(flaws))
-
-
-def _flaws(call: Call, parameters: Mapping[str, Any]) -> list[str]:
-    try:
-        return argument_flaws(call, parameters)
-    except Exception as error:  # boundary: a foreign schema's `$ref` and patterns fail in classes of several libraries
-        return [f"its schema cannot be applied: {type(error).__name__}: {shortened(str(error))}"]
 
 
 def _names(task: ToolTask) -> Counter[str]:
