@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from firesteel import policy
 from firesteel.annotate import Rejection
+from firesteel.config import Config
 from firesteel.environments.tool_calls import ToolCalls
 from firesteel.environments.tool_calls.loaders import (
     FILE_SPLITS,
@@ -22,7 +25,7 @@ from firesteel.environments.tool_calls.loaders import (
 from firesteel.environments.tool_calls.schema import tool_of
 from firesteel.environments.tool_calls.task_file import TaskFile
 from firesteel.environments.tool_calls.tasks import Call, ToolTask, tool_task
-from firesteel.errors import ConfigError, TaskError
+from firesteel.errors import ConfigError, EnvironmentFailed, TaskError
 
 WEATHER = {
     "name": "weather",
@@ -342,6 +345,39 @@ def test_an_environment_plays_files(tmp_path: Path):
     for task in tasks:
         environment.reset(task, seed=0)
         assert environment.step(environment.expert().action).info["success"]
+
+
+def test_what_is_left_out_is_said_once(tmp_path: Path):
+    path = write(tmp_path / "x.json", [xlam(number, OSLO if number > 7 else [{}]) for number in range(10)])
+    config = Config.build({"environment": {"name": "tool_calls", "options": {"source": "xlam", "path": path}}})
+    with pytest.warns(RuntimeWarning) as said:
+        assert len(policy.load_tasks(config, "all", None)) == 2
+    (message,) = [str(warning.message) for warning in said]
+    assert message.startswith("tool_calls: source 'xlam', split 'all': 2 of 10 tasks kept\n  xlam-0: TaskError")
+    assert message.endswith("\n  and 3 more")
+
+
+def test_calls_that_a_format_cannot_hold_are_left_out_and_never_end_a_run(tmp_path: Path):
+    records = [
+        xlam(0, OSLO),
+        xlam(1, [{"name": "Market Trends API", "arguments": {}}], tools='[{"name": "Market Trends API"}]'),
+        xlam(2, [{"name": "f", "arguments": {"a b": 1}}], tools='[{"name": "f", "parameters": {"a b": {}}}]'),
+        xlam(3, [{"name": "weather", "arguments": {"city": "</tool_call>"}}]),
+    ]
+    options = {"source": "xlam", "path": write(tmp_path / "x.json", records)}
+    with pytest.warns(RuntimeWarning, match="xlam-1: the format 'python' cannot write 'Market Trends API'"):
+        tasks = ToolCalls.tasks("all", format="python", **options)
+    assert [task.id for task in tasks] == ["xlam-0", "xlam-3"]
+    with pytest.warns(RuntimeWarning, match="xlam-3: the format 'hermes' does not give back the accepted answer"):
+        tasks = ToolCalls.tasks("all", **options)
+    assert [task.id for task in tasks] == ["xlam-0", "xlam-1", "xlam-2"]
+    environment = ToolCalls(format="python")
+    shown = replace(tasks[0], demonstrations=({"query": "q", "calls": tasks[1].data["answers"][0]},))
+    with pytest.raises(EnvironmentFailed, match="'xlam-0' cannot be shown: the format 'python' cannot write 'Market"):
+        environment.reset(shown, seed=0)
+    environment.reset(tasks[1], seed=0)
+    with pytest.raises(EnvironmentFailed, match="'xlam-1' has no expert"):
+        environment.expert()
 
 
 def test_a_task_file_reads_what_it_is_asked_for():

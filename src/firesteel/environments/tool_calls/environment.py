@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -21,12 +22,16 @@ from firesteel.environments.tool_calls.tasks import (
     tool_task,
 )
 from firesteel.errors import ConfigError, EnvironmentFailed, TaskError
+from firesteel.guard import readable
 from firesteel.plugins import load, nearest
 from firesteel.types import ExpertStep, Observation, StepResult, Task
 
 REASONING = ("refused", "allowed")
 
 _GENERATED = {"num_tools": 40, "documented": 0.5, "max_demonstrations": 4, "self_exemplifying": 0.25}
+_MOST_TOLD = 5
+"""How many rejections a warning names."""
+
 _OPTIONS = ("source", "path", "format", "checker", "schemas", "terse", "reasoning", "exemplify", "self_exemplifying",
             "num_tools", "documented", "max_demonstrations")  # fmt: skip
 
@@ -69,7 +74,7 @@ class ToolCalls(Environment):
                 f"tool_calls: schemas must be one of {SCHEMAS}, not {schemas!r}, and reasoning one of {REASONING}, "
                 f"not {reasoning!r}"
             )
-        self._format: CallFormat = load(format, FORMATS, kind="call format") if isinstance(format, str) else format
+        self._format = _format(format)
         self._check: Checker = load(checker, CHECKERS, kind="checker") if isinstance(checker, str) else checker
         self._schemas = schemas
         self._terse = terse
@@ -86,7 +91,8 @@ class ToolCalls(Environment):
 
         Generated splits: "cold_start" (tools drawn anew for every task, demonstrations), "train", "validation" and
         "test_tasks" (one set of tools), "test_tools" (another); the sets are disjoint. Kinds come in shuffled rounds.
-        Data sets have the splits of their files; `seed` does not matter to them.
+        Data sets have the splits of their files; `seed` does not matter to them. A warning tells what of them is left
+        out, with ids and reasons; tasks whose accepted answer `format` cannot hold are.
         """
         _check_options(options)
         if count is not None and count < 0:
@@ -95,7 +101,11 @@ class ToolCalls(Environment):
         if source != "generated":
             from firesteel.environments.tool_calls.loaders import load_tasks
 
-            return load_tasks(source, options.get("path", ""), split, count)
+            tasks = load_tasks(source, options.get("path", ""), split, count, _format(options.get("format", "hermes")))
+            if tasks.num_rejected:
+                report = readable(tasks.report(most=_MOST_TOLD))
+                warnings.warn(f"tool_calls: source '{source}', split '{split}': {report}", RuntimeWarning, stacklevel=2)
+            return tasks
         if split not in SPLITS:
             raise TaskError(f"tool_calls has no split '{split}'{nearest(split, SPLITS)}; known: {', '.join(SPLITS)}")
         settings = {name: options.get(name, value) for name, value in _GENERATED.items()}
@@ -104,7 +114,7 @@ class ToolCalls(Environment):
         return [make_task(split, seed, index, kind, **settings) for index, kind in enumerate(kinds)]
 
     def reset(self, task: Task, *, seed: int) -> Observation:
-        """Shows the task; `seed` changes nothing."""
+        """Shows the task; `seed` changes nothing. A demonstration that the format cannot hold fails the episode."""
         del seed
         self._task = tool_task(task)
         self._is_over = False
@@ -112,13 +122,15 @@ class ToolCalls(Environment):
         self._own_examples = tuple(map(demonstration_of, task.data.get("own_examples", ())))
         self.goal = self._task.query
         form = "terse" if self._terse else "full"
-        return Observation(
-            show_task(
+        try:
+            text = show_task(
                 self._task, self._format, schemas=self._schemas, demonstrations=demonstrations_of(task),
                 hint=str(task.data.get("hint", "")), instruction=INSTRUCTIONS[form] if self._exemplifies else "",
                 is_terse=self._terse,
-            )
-        )  # fmt: skip
+            )  # fmt: skip
+        except ConfigError as error:
+            raise EnvironmentFailed(f"task '{task.id}' cannot be shown: {error}") from error
+        return Observation(text)
 
     def step(self, action: str) -> StepResult:
         """Reads the calls, checks them and ends the episode."""
@@ -167,7 +179,10 @@ class ToolCalls(Environment):
             return None
         task = self._running()
         calls = task.answers[0]
-        text = self._format.write(calls) if calls else "None of the tools fits."
+        try:
+            text = self._format.write(calls) if calls else "None of the tools fits."
+        except ConfigError as error:
+            raise EnvironmentFailed(f"task '{task.id}' has no expert: {error}") from error
         if self._exemplifies and self._own_examples:
             text = write_self_exemplifying(text, self._own_examples, "as in the examples")
         return ExpertStep(text, False, "call the tool" if calls else "no tool fits")
@@ -178,6 +193,10 @@ class ToolCalls(Environment):
         if self._is_over:
             raise EnvironmentFailed("tool_calls was stepped after its episode had ended; call reset first")
         return self._task
+
+
+def _format(given: str | CallFormat) -> CallFormat:
+    return load(given, FORMATS, kind="call format") if isinstance(given, str) else given
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from keyword import iskeyword
 from typing import Any
 
 from firesteel.environments.tool_calls.parsers import Parsed, read_hermes, read_llama3, read_python
-from firesteel.environments.tool_calls.tasks import Call
+from firesteel.environments.tool_calls.tasks import Call, ToolTask, same_calls
 from firesteel.errors import ConfigError
 
 Tools = Sequence[Mapping[str, Any]]
@@ -76,6 +76,20 @@ FORMATS: dict[str, CallFormat] = {
     ),
 }
 """Qwen's and Hermes's form, Llama 3's, and Python's, as BFCL prompts for it."""
+
+
+def format_flaws(form: CallFormat, task: ToolTask) -> list[str]:
+    """Why a format cannot hold a task's first accepted answer, which demonstrations and experts write; else empty."""
+    answer = task.answers[0] if task.answers else ()
+    if not answer:
+        return []
+    try:
+        parsed = form.read(form.write(answer), task.tools)
+    except ConfigError as error:
+        return [str(error)]
+    if parsed.problem is None and same_calls(parsed.calls, answer):
+        return []
+    return [f"the format '{form.name}' does not give back the accepted answer ({parsed.problem or 'it reads another'})"]
 
 
 def show_tools(tools: Tools, schemas: str) -> str:

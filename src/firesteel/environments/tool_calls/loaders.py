@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from firesteel.annotate import Rejection
+from firesteel.environments.tool_calls.formats import CallFormat
 from firesteel.environments.tool_calls.parsers import read_python
 from firesteel.environments.tool_calls.schema import tool_of
 from firesteel.environments.tool_calls.task_file import TaskFile
@@ -32,14 +33,16 @@ _LONGEST_WORD = 12
 _BETWEEN = re.compile(r"[ \t\r\n,]*")
 
 
-def load_tasks(source: str, path: str, split: str, count: int | None) -> TaskFile:
+def load_tasks(source: str, path: str, split: str, count: int | None, form: CallFormat | None = None) -> TaskFile:
     """The good tasks of a split of a source (`SOURCES`); the rest is in the result's `rejected`.
 
     `path` is a file or directory, or "hub:OWNER/DATASET/FILE" for a file of the Hugging Face Hub; "bfcl" needs none.
+    With a `form`, tasks whose accepted answer it cannot hold are not good, but for BFCL's, which all count.
     """
     reader: Callable[[str, str], Outcomes] = load(source, SOURCES, kind="source of tool_calls")
     # BFCL's ground truths are judged by its own checker, which reports those that fail (`label_errors`).
-    return TaskFile(reader(path, split), count=count, strict=source != "bfcl")
+    strict = source != "bfcl"
+    return TaskFile(reader(path, split), count=count, strict=strict, form=form if strict else None)
 
 
 def local_path(path: str) -> Path:

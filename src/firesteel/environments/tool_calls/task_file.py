@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, overload
 
 from firesteel.annotate import Rejection
+from firesteel.environments.tool_calls.formats import CallFormat, format_flaws
 from firesteel.environments.tool_calls.schema import task_flaws
 from firesteel.environments.tool_calls.tasks import ToolTask, joined
 from firesteel.types import Task
@@ -21,9 +22,13 @@ class TaskFile(Sequence[Task]):
     """The good tasks of a stream, in an unnamed file that goes away with this object; eight bytes each in memory.
 
     `rejected` holds the first `MOST_KEPT` records that were left out, with their ids; `num_rejected` counts all.
+    `strict` leaves out tasks with flaws (`task_flaws`), a `form` those whose answer it cannot hold (`format_flaws`).
     """
 
-    def __init__(self, outcomes: Iterable[ToolTask | Rejection], *, count: int | None = None, strict: bool = True):
+    def __init__(
+        self, outcomes: Iterable[ToolTask | Rejection], *, count: int | None = None, strict: bool = True,
+        form: CallFormat | None = None,
+    ) -> None:  # fmt: skip
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as this object)
         self._finalizer = weakref.finalize(self, self._file.close)
         self._offsets = array("Q")
@@ -33,12 +38,14 @@ class TaskFile(Sequence[Task]):
         for outcome in outcomes:
             if count is not None and len(self) >= count:
                 break
-            self._take(outcome, seen, strict)
+            self._take(outcome, seen, strict, form)
         self._file.flush()
 
-    def _take(self, outcome: ToolTask | Rejection, seen: set[int], strict: bool) -> None:
+    def _take(self, outcome: ToolTask | Rejection, seen: set[int], strict: bool, form: CallFormat | None) -> None:
         if isinstance(outcome, ToolTask):
             flaws = task_flaws(outcome) if strict else []
+            if form is not None and not flaws:
+                flaws = format_flaws(form, outcome)
             if hash(outcome.id) in seen:
                 flaws = [*flaws, "its id was there before"]
             if not flaws:
@@ -55,10 +62,12 @@ class TaskFile(Sequence[Task]):
         record = {"id": task.id, "kind": task.kind, "split": task.split, "data": task.data}
         self._file.write(json.dumps(record).encode() + b"\n")
 
-    def report(self) -> str:
-        """How many were kept, and one line for each that is known not to have been."""
+    def report(self, most: int = MOST_KEPT) -> str:
+        """How many were kept, and one line for each that is known not to have been, for at most the first `most`."""
         lines = [f"{len(self)} of {len(self) + self.num_rejected} tasks kept"]
-        return "\n".join(lines + [f"  {left_out.task_id}: {left_out.reason}" for left_out in self.rejected])
+        lines += [f"  {left_out.task_id}: {left_out.reason}" for left_out in self.rejected[:most]]
+        untold = self.num_rejected - len(lines) + 1
+        return "\n".join(lines + ([f"  and {untold} more"] if untold else []))
 
     def __len__(self) -> int:
         return len(self._offsets)
