@@ -202,6 +202,24 @@ def test_names_with_blanks_are_read_longest_first():
     assert [call.name for call in calls] == ["get list", "get", "a/b-c"]
 
 
+def test_names_within_texts_are_left_alone():
+    tools = [tool_of({"name": name}) for name in ("A b", "B", "Driver's API", 'say "x')]
+    text = r"""[A b(x='please B (now) \' A b(', y="it's B(1)"), Driver's API (x='B (2)'), B(z=["B ("])]"""
+    assert read_spaced_calls(text, tools) == (
+        Call("A b", {"x": "please B (now) ' A b(", "y": "it's B(1)"}),
+        Call("Driver's API", {"x": "B (2)"}),
+        Call("B", {"z": ["B ("]}),
+    )
+
+
+def test_names_like_stand_ins_are_names():
+    tools = [tool_of({"name": name}) for name in ("x", "tool_10", "y", "tool_1")]
+    calls = read_spaced_calls("[tool_10(a=1), tool_1(a=2), x(), tool_2(), tool__0()]", tools)
+    assert [call.name for call in calls] == ["tool_10", "tool_1", "x", "tool_2", "tool__0"]
+    with pytest.raises(TaskError, match="the calls cannot be read"):
+        read_spaced_calls("none", [])
+
+
 def test_openai_by_hand(tmp_path: Path):
     tool = {
         "type": "function",

@@ -30,6 +30,7 @@ _READ_CHARACTERS = 1 << 16
 _LONGEST_WORD = 12
 """How far before the end of a cut text its mistake may be: "-Infinity" and a pair of escapes are the longest."""
 
+_QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 _BETWEEN = re.compile(r"[ \t\r\n,]*")
 
 
@@ -215,16 +216,28 @@ def _tools_in(text: str) -> Any:
 def read_spaced_calls(text: str, tools: Sequence[Mapping[str, Any]]) -> tuple[Call, ...]:
     """Python calls of tools whose names may hold blanks and other characters ("[Market Trends API(country='us')]").
 
+    Names within quoted arguments are text.
+
     Raises:
         TaskError: the text cannot be read.
     """
-    names = {f"tool_{number}": tool["name"] for number, tool in enumerate(tools)}
-    for stand_in, name in sorted(names.items(), key=lambda pair: -len(pair[1])):
-        text = re.sub(rf"(?<![\w.]){re.escape(name)}\s*\(", f"{stand_in}(", text)
-    renamed = [{**tool, "name": stand_in} for stand_in, tool in zip(names, tools, strict=True)]
-    parsed = read_python(text, renamed)
+    prefix = "tool_"
+    while prefix in text:
+        prefix += "_"
+    stand_ins = {tool["name"]: f"{prefix}{number}" for number, tool in enumerate(tools)}
+    # In one pass, the longest name first: what was put in is not read again.
+    longest = "|".join(map(re.escape, sorted(stand_ins, key=len, reverse=True)))
+    spaceless = re.sub(
+        rf"(?<![\w.])(?P<name>{longest or '(?!)'})\s*\(|{_QUOTED}",
+        lambda found: f"{stand_ins[found['name']]}(" if found["name"] else found[0],
+        text,
+        flags=re.DOTALL,
+    )
+    renamed = [{**tool, "name": stand_ins[tool["name"]]} for tool in tools]
+    parsed = read_python(spaceless, renamed)
     if parsed.problem is not None or not parsed.calls:
         raise TaskError(f"the calls cannot be read ({parsed.problem or 'there are none'})")
+    names = {stand_in: name for name, stand_in in stand_ins.items()}
     return tuple(Call(names.get(call.name, call.name), call.arguments) for call in parsed.calls)
 
 
