@@ -46,6 +46,7 @@ CORE_PURPOSES = {
     "httpx": "model servers",
     "tenacity": "model servers",
     "jsonschema": "tool calls",
+    "referencing": "tool calls",
     "packaging": "this report",
 }
 BY_HAND = {
