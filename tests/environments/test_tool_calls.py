@@ -395,3 +395,29 @@ def test_tool_zero_is_zero_without_an_accepted_answer():
     task = ToolTask("t", ({"role": "user", "content": "q"},), (ADD,), ()).to_task()
     episode = Episode(task, "", [Step(ONE, ONE, None, False, True)], "finished", True, 1.0, 1)
     assert ToolZeroReward(step=25)(episode) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "wanted"),
+    [
+        ("num_tools", 3, "a whole number from 4 on"),
+        ("num_tools", -5, "a whole number from 4 on"),
+        ("num_tools", True, "a whole number from 4 on"),
+        ("max_demonstrations", -1, "a whole number from 0 on"),
+        ("documented", "x", "a share from 0 to 1"),
+        ("documented", 7, "a share from 0 to 1"),
+        ("self_exemplifying", None, "a share from 0 to 1"),
+    ],
+)
+def test_values_of_options_are_checked(option, value, wanted):
+    for use in (
+        lambda: ToolCalls.tasks("cold_start", count=1, **{option: value}),
+        lambda: ToolCalls(**{option: value}),
+    ):
+        with pytest.raises(ConfigError, match=f"tool_calls: {option} must be {wanted}; got {value!r}"):
+            use()
+
+
+def test_extreme_options_are_taken():
+    assert len(ToolCalls.tasks("train", count=8, num_tools=4, documented=0)) == 8
+    assert len(ToolCalls.tasks("cold_start", count=8, max_demonstrations=0, self_exemplifying=1)) == 8

@@ -11,7 +11,7 @@ from firesteel.environments.base import Environment
 from firesteel.environments.tool_calls.checkers import CHECKERS, Checker, Verdict, bfcl
 from firesteel.environments.tool_calls.examples import INSTRUCTIONS, write_self_exemplifying
 from firesteel.environments.tool_calls.formats import FORMATS, SCHEMAS, CallFormat
-from firesteel.environments.tool_calls.generate import SPLITS, TASK_KINDS, make_task
+from firesteel.environments.tool_calls.generate import NUM_DRAWN, SPLITS, TASK_KINDS, make_task
 from firesteel.environments.tool_calls.parsers import without_sections
 from firesteel.environments.tool_calls.prompts import show_task
 from firesteel.environments.tool_calls.tasks import (
@@ -29,6 +29,8 @@ from firesteel.types import ExpertStep, Observation, StepResult, Task
 REASONING = ("refused", "allowed")
 
 _GENERATED = {"num_tools": 40, "documented": 0.5, "max_demonstrations": 4, "self_exemplifying": 0.25}
+_FEWEST = {"num_tools": NUM_DRAWN, "max_demonstrations": 0}
+_SHARES = ("documented", "self_exemplifying")
 _MOST_TOLD = 5
 """How many rejections a warning names."""
 
@@ -205,6 +207,11 @@ def _check_options(options: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"tool_calls has no option '{name}'{nearest(name, _OPTIONS)}; known: {', '.join(_OPTIONS)}"
             )
+        value, least = options[name], _FEWEST.get(name)
+        if least is not None and (type(value) is not int or value < least):
+            raise ConfigError(f"tool_calls: {name} must be a whole number from {least} on; got {value!r}")
+        if name in _SHARES and not (type(value) in (int, float) and 0 <= value <= 1):
+            raise ConfigError(f"tool_calls: {name} must be a share from 0 to 1; got {value!r}")
 
 
 def _kinds(split: str, seed: int, count: int) -> list[str]:

@@ -24,6 +24,10 @@ TASK_KINDS = ("simple", "multiple", "parallel", "parallel_multiple")
 """BFCL's: one call or several (parallel), one tool on offer or several (multiple)."""
 
 
+NUM_DRAWN = 4
+"""How many tools are drawn for a task, of which it offers up to three."""
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
     """Which tools a split uses. `tools` names one of the disjoint sets; `count` is its default number of tasks.
@@ -161,9 +165,9 @@ def make_task(split: str, seed: int, index: int, kind: str, *, num_tools: int, d
 def _draw_tools(split: str, rng: random.Random, num_tools: int, documented: float) -> Sequence[Tool]:
     tool_set = SPLITS[split].tools
     if split == "cold_start":
-        return [make_tool(name, rng, documented) for name in rng.sample(tool_names(tool_set), 4)]
+        return [make_tool(name, rng, documented) for name in rng.sample(tool_names(tool_set), NUM_DRAWN)]
     # Seed 0 whatever the seed of the tasks: validation must meet the tools of training.
-    return rng.sample(catalogue(tool_set, num_tools, documented, 0), 4)
+    return rng.sample(catalogue(tool_set, num_tools, documented, 0), NUM_DRAWN)
 
 
 def _roles(kind: str, tools: Sequence[Tool], rng: random.Random) -> tuple[list[Tool], list[Tool]]:
