@@ -58,7 +58,7 @@ def test_a_killed_run_is_an_error_that_says_how_to_go_on(tiny_model: Path, tmp_p
     def kill() -> None:
         while not (tmp_path / "one" / "metrics.jsonl").exists():
             time.sleep(0.05)
-        active_children()[0].kill()
+        max(active_children(), key=lambda child: child.pid or 0).kill()  # the one that was started last
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()

@@ -30,15 +30,17 @@ def train_apart(
 ) -> Iterator[dict[str, Any] | FiresteelError]:
     """Trains some configurations, at most `jobs` at a time, and yields their summaries in the order of `configs`.
 
-    A run that fails yields its error. When a process is killed, or whoever asks has enough, those under way are
-    finished and no other is started.
+    A run that fails yields its error. When whoever asks has enough, those under way are finished and no other is
+    started.
 
     Raises:
-        FiresteelError: a process was killed.
+        FiresteelError: a process was killed; the others are ended, too, and can go on.
     """
     # Not forks: those of a process that has used an accelerator could not use it.
     with ProcessPoolExecutor(min(jobs, len(configs)), get_context("spawn"), _end_with, (os.getpid(),)) as pool:
         futures = [pool.submit(_train, config, resume) for config in configs]
+        # The pool begins to watch a process with the submission after the one that started it.
+        pool.submit(int)
         for config, future in zip(configs, futures, strict=True):
             future.add_done_callback(partial(_tell, listen, config.name))
         try:
