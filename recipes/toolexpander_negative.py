@@ -31,8 +31,8 @@ ARMS = {
 
 
 def config():
-    """The settings of `toolexpander`."""
-    return BASE.config().updated({"name": "toolexpander_negative"})
+    """The settings of `toolexpander`, at the rate that was best there for most arms."""
+    return BASE.config().updated({"name": "toolexpander_negative", "learner": {"lr": 1e-4}})
 
 
 def run(config, session):
