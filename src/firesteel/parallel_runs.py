@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -17,12 +15,11 @@ from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
 from firesteel.errors import FiresteelError
+from firesteel.tools.worker import die_with
 
 if TYPE_CHECKING:
     from firesteel.config import Config
     from firesteel.train import Listener
-
-_PARENT_CHECK_S = 1.0
 
 
 def train_apart(
@@ -37,7 +34,7 @@ def train_apart(
         FiresteelError: a process was killed; the others are ended, too, and can go on.
     """
     # Not forks: those of a process that has used an accelerator could not use it.
-    with ProcessPoolExecutor(min(jobs, len(configs)), get_context("spawn"), _end_with, (os.getpid(),)) as pool:
+    with ProcessPoolExecutor(min(jobs, len(configs)), get_context("spawn"), die_with, (os.getpid(),)) as pool:
         futures = [pool.submit(_train, config, resume) for config in configs]
         # The pool begins to watch a process with the submission after the one that started it.
         pool.submit(int)
@@ -78,14 +75,3 @@ def _tell(listen: Listener, name: str, future: Future[dict[str, Any] | Firesteel
     after = outcome.get("after") or {}
     success = "" if after.get("success") is None else f", success {after['success']:.1%} on {after['split']}"
     listen("note", {"text": f"[{name}] done{success}"})
-
-
-def _end_with(parent: int) -> None:
-    """Ends this process soon after its parent, even in the middle of a run."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_PARENT_CHECK_S)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -118,7 +118,7 @@ class Worker:
 
 def serve(target: str, memory_mb: int, parent: int) -> None:
     """The child's side: one JSON text a line in, one JSON object a line out, until the input ends."""
-    _die_with(parent)
+    die_with(parent)
     # Kept for the protocol alone: what a library prints must not end up among the answers.
     output = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -148,8 +148,8 @@ def _limit_memory(memory_mb: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (memory_mb * 2**20, memory_mb * 2**20))
 
 
-def _die_with(parent: int) -> None:
-    """Ends this process soon after its parent, even in the middle of a query.
+def die_with(parent: int) -> None:
+    """Ends this process soon after its parent, even in the middle of its work.
 
     The kernel's own signal for this (PR_SET_PDEATHSIG) would come when the *thread* that started the child ends.
     """
