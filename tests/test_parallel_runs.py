@@ -42,13 +42,14 @@ def test_arms_side_by_side_are_the_same_runs_as_one_after_the_other(tiny_model: 
 def test_finished_runs_are_kept_and_an_error_lets_what_is_under_way_finish(tiny_model: Path, tmp_path: Path) -> None:
     first = small_config(tiny_model, tmp_path, {"name": "first", "steps": 1})
     other = small_config(tiny_model, tmp_path, {"name": "other", "steps": 1})
-    (summary,) = RecipeSession(False, silent, 2).train_each([first])
+    (summary,) = RecipeSession(False, silent, 2).try_each([first])
     changed = first.updated({"learner": {"lr": 0.5}})
-    with pytest.raises(ConfigError, match=r"first' is finished and had other settings"):
-        list(RecipeSession(True, silent, 2).train_each([changed, other]))
+    refused, done = RecipeSession(True, silent, 2).try_each([changed, other])
+    assert isinstance(refused, ConfigError) and "first' is finished and had other settings" in str(refused)
+    assert isinstance(done, dict) and done["name"] == "other"
     assert (tmp_path / "other" / "summary.json").exists()
     written = (tmp_path / "first" / "summary.json").stat().st_mtime_ns
-    assert next(RecipeSession(True, silent, 2).train_each([first, other])) == summary
+    assert next(RecipeSession(True, silent, 2).try_each([first, other])) == summary
     assert (tmp_path / "first" / "summary.json").stat().st_mtime_ns == written
 
 
@@ -63,7 +64,7 @@ def test_a_killed_run_is_an_error_that_says_how_to_go_on(tiny_model: Path, tmp_p
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     with pytest.raises(FiresteelError, match=r"was killed.*--continue, with fewer --jobs"):
-        list(RecipeSession(False, silent, 2).train_each(configs))
+        list(RecipeSession(False, silent, 2).try_each(configs))
     killer.join()
     assert active_children() == []
 

@@ -12,8 +12,7 @@ import importlib.util
 import json
 import math
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -45,22 +44,16 @@ class RecipeSession:
     resume: bool
     listen: Callable[[str, dict[str, Any]], None]
     jobs: int = 1
-    """How many runs `train_each` has under way at a time."""
+    """How many runs `try_each` has under way at a time."""
 
-    def train_each(self, configs: Sequence[Config]) -> Iterator[dict[str, Any]]:
+    def try_each(self, configs: Sequence[Config]) -> Iterator[dict[str, Any] | FiresteelError]:
         """Trains configurations that do not depend on each other; yields their summaries in the same order.
 
-        Raises:
-            FiresteelError: the first that a run raises.
-        """
-        with closing(self.try_each(configs)) as outcomes:
-            for outcome in outcomes:
-                if isinstance(outcome, FiresteelError):
-                    raise outcome
-                yield outcome
+        The error of a run stands in the place of its summary and stops no other.
 
-    def try_each(self, configs: Sequence[Config]) -> Generator[dict[str, Any] | FiresteelError]:
-        """As `train_each`, but the error of a run stands in the place of its summary and stops no other."""
+        Raises:
+            FiresteelError: with `jobs` above 1, the process of a run was killed.
+        """
         if self.jobs > 1 and len(configs) > 1:
             from firesteel.parallel_runs import train_apart
 
