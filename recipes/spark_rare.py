@@ -7,8 +7,8 @@ to copy numbers and names, which takes a small model thousands of calls. Then fo
 trajectories of the training questions, a supervised stage on their sound steps and right answers, and PPO on all their
 steps. `base` plays without tools, which is the baseline of the paper; `base + tools` is the one that it lacks.
 `temperature-matched` is PPO (best, 0), played at a temperature at which its choice of tools is as varied as SPaRK's on
-validation questions: what is gained beyond it is not entropy. Test questions, and categories that no stage has seen,
-decide. `model.path=DIR` is a base in place of the cold start.
+validation questions: what is gained beyond it is not entropy. Validation questions choose the weights of every
+supervised and PPO stage, among five; test questions, and categories that no stage has seen, decide. `model.path=DIR` is a base in place of the cold start.
 """
 
 import json
@@ -66,7 +66,7 @@ def config():
             "learner": {"kind": "ppo", "lr": 2e-4, "minibatches": 2, "micro_batch_tokens": 8192},
             "ppo": {"rho": RHO, "kl_coef": 1.0, "answer": "words"},
             "critic": {"folds": 2, "lr": 1e-3},
-            "evaluation": {"temperature": 0.7, "num_tasks": 60, "test_tasks": 120},
+            "evaluation": {"temperature": 0.7, "num_tasks": 120, "test_tasks": 120},
         }
     )  # fmt: skip
 
@@ -104,7 +104,7 @@ def one_seed(config, session, base, data):
     }
     models = trained(session, arms, results)
     for arm, model in models.items():
-        results[arm] = scored(config, session, model) | last_figures(arms[arm])
+        results[arm] = scored(config, session, model) | chosen_figures(arms[arm])
     if SPARK in models and PLAIN in models:
         temperature = matched_temperature(config, session, models[PLAIN], models[SPARK])
         matched = config.updated({"evaluation": {"temperature": temperature}})
@@ -139,7 +139,7 @@ def base_model(config, session):
     if config.model.path is not None:
         return config.model.path
     drawn = grammar(config, session)
-    copying, mixed = exercises(config, drawn)
+    copying, mixed = exercises(config, session, drawn)
     model = {"tiny": TINY | (config.model.tiny.model_dump(exclude_unset=True) if config.model.tiny else {})}
     stages = (  # the first makes the model, whose tokenizer must know the words of all stages
         ("start", 0, 8, [mixed, drawn], 2e-3),
@@ -169,15 +169,22 @@ def grammar(config, session):
     return str(folder / "grammar.jsonl")
 
 
-def exercises(config, drawn):
+def exercises(config, session, drawn):
     """Two files of short rows about the questions of the base: `copying`, and `mixed` with some of it and `reading`.
 
     Copying is a call of each tool for a question without options; what the call copies are the question's numbers and
-    names, with the writer's slips (one call in six). Reading is an observation that no tool has made but is a drawn
-    option, and that as the answer.
+    names, without the slips that the writer has elsewhere. Reading is an observation that no tool has made but is a
+    drawn option, and that as the answer.
     """
     rng, copying, mixed = random.Random(config.seed), [], []
-    for first, *_ in read_trajectories(drawn):
+    known = {first["qid"] for first, *_ in read_trajectories(drawn)}
+    exact = write_trajectories(
+        config, session, "exact", config.environment.num_tasks + BASE_QUESTIONS, writer_options={"slips": False},
+        settings=TrajectorySettings(steps=1, seed=config.seed, connections=1),
+    )  # fmt: skip
+    for first, *_ in read_trajectories(exact / "rows.jsonl"):
+        if first["qid"] not in known:
+            continue
         queries = {name: query for name, query in first["candidate_actions"].items() if name != COT}
         calls = [
             short_row(first, f"copying-{name}", name, query, mcq_options=[], answer_letter=None, observation="")
@@ -230,6 +237,7 @@ def sft_stage(config, base, selector, data):
             "name": f"{config.name}/sft-{selector}-seed{config.seed}", "steps": SFT_UPDATES * config.steps,
             "data": [data], "tasks_per_step": 8, "model": {"path": base, "tiny": None},
             "learner": {"kind": "sft", "lr": 1e-3, "schedule": "cosine", "warmup_steps": 10, "minibatches": 1},
+            "evaluation": {"every": looks(SFT_UPDATES * config.steps)},
         }
     )  # fmt: skip
 
@@ -241,8 +249,14 @@ def ppo_stage(config, arm, model, data, rho):
         {
             "name": f"{config.name}/{name}-seed{config.seed}", "data": [data],
             "model": {"path": model, "tiny": None}, "ppo": {"rho": rho},
+            "evaluation": {"every": looks(config.steps)},
         }
     )  # fmt: skip
+
+
+def looks(steps):
+    """After how many updates validation is played, so that it chooses among four sets of weights and the start."""
+    return max(1, steps // 4)
 
 
 def trained(session, stages, results, form="{}"):
@@ -296,30 +310,35 @@ def matched_temperature(config, session, plain, rare):
     return min(TEMPERATURES, key=lambda temperature: abs(entropy(plain, temperature) - wanted))
 
 
-def last_figures(stage):
-    """KL and explained variance from the last line of a run's log."""
-    path = Path(stage.runs_dir) / stage.name / "metrics.jsonl"
-    last = json.loads(path.read_text().splitlines()[-1])
-    return {name: last.get(name) for name in ("losses/kl", "critic/explained_variance", "losses/clip_fraction")}
+def chosen_figures(stage):
+    """After how many updates validation was best, and the log's figures of that update: KL, explained variance."""
+    folder = Path(stage.runs_dir) / stage.name
+    update = json.loads((folder / "summary.json").read_text())["best"]["step"]
+    line = json.loads((folder / "metrics.jsonl").read_text().splitlines()[update - 1]) if update else {}
+    names = ("losses/kl", "critic/explained_variance", "losses/clip_fraction")
+    return {"update": update} | {name: line.get(name) for name in names}
 
 
 def markdown_table(results):
-    """One line for each arm and split: means over seeds, of the ends of the intervals, too."""
+    """One line for each arm and split: means over seeds, of the ends of the intervals, too.
+
+    `update` is the one whose weights validation chose; KL and explained variance are of that update.
+    """
     lines = [
-        "| arm | split | accuracy | 95% interval | tool entropy | 95% interval | coverage | calls | KL | expl. var. |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| arm | split | accuracy | 95% interval | tool entropy | 95% interval | coverage | calls | update | KL | expl. var. |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for arm, seeds in results.items():
         whole = [each for each in seeds if "refused" not in each]
         if not whole:
-            lines.append(f"| {arm} | refused: {seeds[0]['refused'].partition(';')[0]} |" + " |" * 8)
+            lines.append(f"| {arm} | refused: {seeds[0]['refused'].partition(';')[0]} |" + " |" * 9)
             continue
         for split in SPLITS:
             reports = [each[split]["all"] for each in whole]
             cells = [number(mean(reports, name)) for name in ("entropy", "coverage", "calls")]
             accuracy, low, high = (f"{100 * mean(reports, name):.1f}" for name in ("accuracy", "low", "high"))
             spread = " to ".join(number(mean(reports, name)) for name in ("entropy_low", "entropy_high"))
-            ends = [number(mean(whole, name)) for name in ("losses/kl", "critic/explained_variance")]
+            ends = [number(mean(whole, name)) for name in ("update", "losses/kl", "critic/explained_variance")]
             row = [arm, split, accuracy, f"{low} to {high}", cells[0], spread, cells[1], cells[2], *ends]
             lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines) + "\n"

@@ -55,7 +55,7 @@ def trained(stages, config, session, base, judge, data):
         model = session.train(stage)["model"]
     except ConfigError as error:
         return stages.refused(error)
-    return stages.scored(config, session, model) | stages.last_figures(stage)
+    return stages.scored(config, session, model) | stages.chosen_figures(stage)
 
 
 def agreement_with_rules(config, directory, judge, policy):

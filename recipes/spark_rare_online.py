@@ -72,4 +72,4 @@ def learnt(stages, config, session, name, model, rows):
         model = session.train(stage)["model"]
     except ConfigError as error:
         return model, stages.refused(error)
-    return model, stages.scored(config, session, model) | stages.last_figures(stage)
+    return model, stages.scored(config, session, model) | stages.chosen_figures(stage)

@@ -29,14 +29,14 @@ def test_the_table_is_of_means_and_says_what_was_refused() -> None:
     results = {
         "base": [{"test": report(0.1, None), "held_out": report(0.2, None)}] * 2,
         "SPaRK": [
-            {"test": report(0.2), "held_out": report(0.5), "losses/kl": 0.1, "critic/explained_variance": 0.2},
-            {"test": report(0.4, 2.0), "held_out": report(0.5), "losses/kl": 0.3, "critic/explained_variance": None},
+            {"test": report(0.2), "held_out": report(0.5), "update": 10, "losses/kl": 0.1, "critic/explained_variance": 0.2},
+            {"test": report(0.4, 2.0), "held_out": report(0.5), "update": 30, "losses/kl": 0.3, "critic/explained_variance": None},
         ],
         "none": [{"refused": "the reward has no variance over the 3 steps (R = 0): terms; advice"}],
     }
     lines = recipe.markdown_table(results).splitlines()
-    assert lines[2] == "| base | test | 10.0 | 0.0 to 20.0 | - | 0.50 to 1.50 | 0.75 | 3.00 | - | - |"
-    assert lines[4] == "| SPaRK | test | 30.0 | 20.0 to 40.0 | 1.50 | 0.50 to 1.50 | 0.75 | 3.00 | 0.20 | 0.20 |"
+    assert lines[2] == "| base | test | 10.0 | 0.0 to 20.0 | - | 0.50 to 1.50 | 0.75 | 3.00 | - | - | - |"
+    assert lines[4] == "| SPaRK | test | 30.0 | 20.0 to 40.0 | 1.50 | 0.50 to 1.50 | 0.75 | 3.00 | 20.00 | 0.20 | 0.20 |"
     assert lines[6].startswith("| none | refused: the reward has no variance over the 3 steps (R = 0): terms |")
 
 

@@ -40,7 +40,8 @@ ENVIRONMENT_PATHS = {
 class TrajectoryJob:
     """Everything that a run needs, by name.
 
-    `environment_options` are those of the environment, with `tools` and `tool_options` among them. `server` holds the
+    `environment_options` are those of the environment, with `tools` and `tool_options` among them; `writer_options` are
+    further arguments of the writer's constructor. `server` holds the
     arguments of `ChatClient` (`base_url`, `model`, ...) for a writer or a judge that is a language model;
     `writer_server` those of the writer, where it is another one. `policy` is a layer of `Config` with the `model` (and
     its `context`) of a writer or a judge that is named `policy`.
@@ -51,6 +52,7 @@ class TrajectoryJob:
     split: str = "train"
     count: int | None = None
     writer: str = "template"
+    writer_options: Mapping[str, Any] = field(default_factory=dict)
     judge: str = "rules"
     selector: str = "rarity_first"
     selector_options: Mapping[str, Any] = field(default_factory=dict)
@@ -68,6 +70,7 @@ class TrajectoryJob:
             "model": self.server.get("model"),
             "writer_model": (self.writer_server or self.server).get("model"),
             **({"policy": dict(self.policy)} if self.policy else {}),
+            **({"writer_options": dict(self.writer_options)} if self.writer_options else {}),
         }
 
 
@@ -103,7 +106,7 @@ def opened_parts(job: TrajectoryJob, questions: Sequence[Question]) -> Iterator[
         if policy is not None:
             given["mean_logprobs"] = model_mean_logprobs(policy.model, policy.tokenizer)
         judge, selector = make_judge(job.judge, **given), make_selector(job.selector, job.selector_options)
-        yield Parts(tools, _make_writer(job.writer, second, policy), judge, selector, runner), given
+        yield Parts(tools, _make_writer(job.writer, job.writer_options, second, policy), judge, selector, runner), given
 
 
 def run_job(
@@ -139,16 +142,20 @@ def compare_job(job: TrajectoryJob, directory: Path | str, other: str, *, steps:
         return compare_judges(parts.judge, make_judge(other, **given), chosen, parts.selector)
 
 
-def _make_writer(name: str, client: ChatClient | None, policy: Any) -> Writer:
-    """A writer by name; its constructor takes a client, a policy, or nothing at all."""
+def _make_writer(name: str, options: Mapping[str, Any], client: ChatClient | None, policy: Any) -> Writer:
+    """A writer by name; its constructor takes a client, a policy, or nothing at all, and options by name."""
     cls = load(name, WRITERS, kind="writer")
     wanted = inspect.signature(cls).parameters
+    unknown = [option for option in options if option not in wanted or option in ("client", "policy")]
+    if unknown:
+        known = ", ".join(option for option in wanted if option not in ("client", "policy")) or "none"
+        raise ConfigError(f"writer '{name}' has no option '{unknown[0]}'; its options: {known}")
     if "client" in wanted and client is None:
         raise ConfigError(f"writer '{name}' needs a server: give base_url and model")
     if "policy" in wanted and policy is None:
         raise ConfigError(f"writer '{name}' needs a model in this process: give policy={{'model': {{'path': ...}}}}")
     given = [part for part_name, part in (("client", client), ("policy", policy)) if part_name in wanted]
-    writer: Writer = cls(*given)
+    writer: Writer = cls(*given, **options)
     return writer
 
 

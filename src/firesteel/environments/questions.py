@@ -21,7 +21,7 @@ from firesteel.types import Observation, StepResult, Task
 
 LETTERS = "ABCDEFGHIJ"
 ANSWER = "answer"
-GOAL = "Answer the question by the letter of one option; use the tools."
+GOAL = "Answer the question with one of its options; use the tools."
 
 _ACTION = re.compile(r"\s*([A-Za-z_]\w*)\s*:\s*(.*)", re.DOTALL)
 _LETTER = re.compile(r"\(?([A-Za-z])\)?[.:]?")
