@@ -37,7 +37,6 @@ def config():
     )  # fmt: skip
 
 
-def run(config, session):
-    """All arms with seeds `seed` to `seed` + 4."""
-    seeds = range(config.seed, config.seed + SEEDS)
-    return compare(config, session, ARMS, seeds, reference="chain M")
+def run(config, session, seeds=SEEDS):
+    """All arms with so many seeds, from `seed` on."""
+    return compare(config, session, ARMS, range(config.seed, config.seed + seeds), reference="chain M")

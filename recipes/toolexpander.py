@@ -2,10 +2,11 @@
 
 Stages: a cold start that teaches a small model to use demonstrations; the table that says whether examples help it
 with what it cannot solve, without which nothing further is run; then eight arms, each with four learning rates and
-three seeds, that generate equally many tokens, those of probes counted (the last probe or step may go beyond), unless
-they collapse; a table and a plot. A run takes three minutes on one CPU thread, all 84 four hours: `--jobs 8` has eight
-under way at a time, and `--continue` goes on. With `model.path` that model takes the place of the cold start. What
-shortens every run: `token_budget=60000 environment.num_tasks=20`.
+three seeds (`--seeds N`), that generate equally many tokens, those of probes counted, unless they collapse, or less is
+left than a probe takes; a table and a plot. They are looked at equally often at equal tokens. A run takes three minutes
+on one CPU thread, all 84 four hours: `--jobs 8` has eight under way at a time, and `--continue` goes on. With
+`model.path` that model takes the place of the cold start. What shortens every run: `token_budget=60000
+environment.num_tasks=20`.
 """
 
 import json
@@ -27,6 +28,9 @@ from firesteel.probing import GrowerPlay
 SEEDS = 3
 RATES = (3e-5, 1e-4, 3e-4, 1e-3)
 ROUND = 20
+ROUND_TOKENS = 80_000
+"""What a round of "replace" generates: a probe of 35,000 to 45,000 tokens, and 20 steps of about 1,800."""
+
 COLD_START = {
     "episodes": 20_000, "call_steps": 1500, "tasks_per_call_step": 48, "steps": 1000, "tasks_per_step": 16,
     "tiny": {"hidden": 128, "layers": 3, "max_context": 1024, "vocab_size": 2048, "initializer_range": 0.05},
@@ -36,7 +40,7 @@ DOCUMENTED = {"documented": 1.0, "max_demonstrations": 0, "self_exemplifying": 0
 
 HARD = {"curriculum": {"name": "hard_sampling", "options": {"steps_per_round": ROUND, "rollouts": 10}}}
 ADD = {"curriculum": {"name": "hard_sampling", "options": {**HARD["curriculum"]["options"], "mode": "add"}}}
-DECAY = {"learner": {"lr_decay": 0.8, "lr_decay_every": ROUND}}
+DECAY = {"learner": {"lr_decay": 0.8, "lr_decay_tokens": ROUND_TOKENS}}
 EXEMPLIFY = {
     "environment": {"options": {"exemplify": True}},
     "rollout": {"max_response_tokens": 384},
@@ -77,7 +81,8 @@ def config():
             "learner": {"lr": 3e-4, "minibatches": 4, "micro_batch_tokens": 8192},
             "stability": {"log_kl": True, "on_collapse": "stop"},
             "evaluation": {
-                "every": 4, "num_tasks": 100, "temperature": 0.7, "test_split": "test_tasks", "test_tasks": 200,
+                "every_tokens": 20_000, "num_tasks": 100, "temperature": 0.7,
+                "test_split": "test_tasks", "test_tasks": 200,
             },
             "save_every": 0,
             "save_trees": False,
@@ -85,15 +90,15 @@ def config():
     )  # fmt: skip
 
 
-def run(config, session):
+def run(config, session, seeds=SEEDS):
     """Cold start, table, arms."""
     load_pyplot()
     if config.model.path is None:
         config = config.updated({"model": {"path": cold_start(config, session)["model"]}})
-    return run_if_examples_help(config, session, ARMS)
+    return run_if_examples_help(config, session, ARMS, RATES, seeds)
 
 
-def run_if_examples_help(config, session, arms, rates=None):
+def run_if_examples_help(config, session, arms, rates, seeds):
     """The table of few-shot prompts, and the arms where it says that they could show something."""
     folder = Path(config.runs_dir) / config.name
     table = first_table(config)
@@ -103,7 +108,7 @@ def run_if_examples_help(config, session, arms, rates=None):
     if not table.lifts:
         verdict = "Selected examples do not lift pass@10 for certain, so the arms could show nothing: not started."
         return {"text": f"{table.text()}\n{verdict}", "table": str(folder / "few_shot.md")}
-    return run_arms(config, session, arms, rates)
+    return run_arms(config, session, arms, rates, seeds)
 
 
 def cold_start(config, session):
@@ -144,7 +149,7 @@ def cold_stage(config, name, data, model, steps, tasks_per_step, *, lr):
                 "kind": "sft", "lr": lr, "schedule": "cosine", "warmup_steps": 50, "weight_decay": 0.01,
                 "minibatches": 1, "prompt_weight": 0.1,
             },
-            "evaluation": {"every": 0, "test_split": None},
+            "evaluation": {"every_tokens": 0, "test_split": None},
         }
     )  # fmt: skip
 
@@ -160,12 +165,12 @@ def first_table(config):
     return few_shot_table(tasks, player(config, load_policy(config)), seed=config.seed)
 
 
-def run_arms(config, session, arms, rates=None):
+def run_arms(config, session, arms, rates, seeds):
     """Every arm with every rate and seed, what each came to at its best rate, and a row an arm."""
-    folder, seeds = Path(config.runs_dir) / config.name, range(config.seed, config.seed + SEEDS)
+    folder, seeds = Path(config.runs_dir) / config.name, range(config.seed, config.seed + seeds)
     grid = {f"{arm}, lr {rate:g}": merge(settings, {"learner": {"lr": rate}})
-            for arm, settings in arms.items() for rate in rates or RATES}  # fmt: skip
-    grid["cold start"] = {"steps": 0, "evaluation": {"every": 0}, "stability": {"on_collapse": "report"}}
+            for arm, settings in arms.items() for rate in rates}  # fmt: skip
+    grid["cold start"] = {"steps": 0, "evaluation": {"every_tokens": 0}, "stability": {"on_collapse": "report"}}
     compare(config, session, grid, seeds)
     results = json.loads((folder / "results.json").read_text())
     chosen = {arm: best_rate(results, arm) for arm in ("cold start", *arms)}

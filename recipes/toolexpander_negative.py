@@ -2,7 +2,8 @@
 
 Starts from the cold start of `toolexpander` (made first where it is missing). 32 probes in place of 10 are reported to
 find 5-8% fewer hard samples in twice the time; here all arms have the same tokens, and the further probes leave fewer
-for training. One rate, `learner.lr`, and three seeds: 24 runs of three minutes, `--jobs N` of them at a time.
+for training. One rate, `learner.lr`, and three seeds (`--seeds N`): 24 runs of three minutes, `--jobs N` of them at a
+time.
 """
 
 from pathlib import Path
@@ -35,12 +36,12 @@ def config():
     return BASE.config().updated({"name": "toolexpander_negative", "learner": {"lr": 1e-4}})
 
 
-def run(config, session):
-    """Every arm with every seed of `toolexpander`."""
+def run(config, session, seeds=BASE.SEEDS):
+    """Every arm with so many seeds."""
     load_pyplot()
     start = Path(config.runs_dir) / "toolexpander" / "cold_start" / "model"
     if not start.is_dir():
         start = BASE.cold_start(config.updated({"name": "toolexpander"}), session)["model"]
     return BASE.run_if_examples_help(
-        config.updated({"model": {"path": str(start)}}), session, ARMS, (config.learner.lr,)
+        config.updated({"model": {"path": str(start)}}), session, ARMS, (config.learner.lr,), seeds
     )

@@ -346,6 +346,11 @@ def test_recipes_and_runs_that_do_not_exist(firesteel: Command, trained: Path, t
     assert_fails(firesteel("train", tmp_path / "none.yaml"), "none.yaml' does not exist")
     assert_fails(firesteel("train", "--resume", tmp_path), "holds no run to resume")
     assert_fails(firesteel("train", "quickstart", "--resume", trained), "leave out the recipe 'quickstart'")
+    assert_fails(firesteel("train", "--resume", trained, "--seeds", "5"), "one run has one seed")
+    assert_fails(firesteel("train", tmp_path / "small.yaml", "--seeds", "5"), "one run has one seed")
+    assert_fails(
+        firesteel("train", "quickstart", "--seeds", "5", f"runs_dir={tmp_path}"), "'quickstart' takes no --seeds"
+    )
     assert_fails(firesteel("train", "--resume", trained, "seed=9"), "another configuration", "seed: stored 0, given 9")
     assert_fails(firesteel("train", tmp_path / "small.yaml"), "already holds a run", "--resume", "name=OTHER")
     (trained / "model").rename(tmp_path / "moved")

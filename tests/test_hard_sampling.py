@@ -8,6 +8,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tool_trees import Table, sample, tool_tree
 
 from firesteel.environments.tool_calls.tasks import Call, demonstrations_of, tool_task
@@ -159,16 +161,6 @@ def test_bold_shows_examples_that_did_not_help():
     }  # fmt: skip
 
 
-def test_steps_are_full_even_where_both_versions_do_not_fit():
-    curriculum = prepared(mode="add")
-    drawn = [task for _ in range(20) for task in curriculum.sample(3)]
-    assert len(drawn) == 60
-    counts = Counter((task.id, is_guided(task)) for task in drawn)
-    assert counts == dict.fromkeys(
-        [(EASY, False), (HELPED, False), (HELPED, True), (HOPELESS, False), (LONELY, False)], 12
-    )
-
-
 def test_a_solved_raw_sample_loses_its_few_shot_version():
     curriculum = prepared(mode="add")
     raw, helped = sample(HELPED, "f", value=2), None
@@ -282,3 +274,59 @@ def test_tasks_stay_on_disk():
     small, large = peak(512), peak(1536)
     # A task's record takes more than 1,000 bytes; what is kept of it is its status, its place and its users: under 60.
     assert (large - small) / 1024 < 60
+
+
+# Steps
+
+
+def with_guided(num_tasks: int, places: set[int], **options) -> HardSampling:
+    curriculum = HardSampling([sample(f"t{place}", "f", value=place) for place in range(num_tasks)], **options)
+    for place in places:
+        curriculum._status[place] = ord("g")
+        curriculum._examples[place] = ((place + 1) % num_tasks,)
+    return curriculum
+
+
+numbers_of_tasks, counts_of_steps = st.integers(1, 9), st.lists(st.integers(0, 12), max_size=10)
+
+
+@given(numbers_of_tasks, counts_of_steps, st.integers(0, 5), st.data())
+def test_passes_are_even_and_steps_repeat_nothing_without_need(num_tasks, counts, seed, data):
+    places = data.draw(st.sets(st.integers(0, num_tasks - 1)))
+    for mode, usable in (("replace", num_tasks), ("drop", num_tasks - len(places) or num_tasks)):
+        curriculum = with_guided(num_tasks, places, seed=seed, mode=mode)
+        drawn: list[str] = []
+        for count in counts:
+            step = [task.id for task in curriculum.sample(count)]
+            assert len(step) == count
+            assert max(Counter(step).values(), default=0) <= -(-count // usable)
+            drawn += step
+        for start in range(0, len(drawn) - usable + 1, usable):
+            assert len(set(drawn[start : start + usable])) == usable
+        assert len(curriculum.state_dict()["left"]) < 2 * num_tasks
+
+
+@given(numbers_of_tasks, counts_of_steps, st.integers(0, 5), st.data())
+def test_both_versions_are_in_one_step(num_tasks, counts, seed, data):
+    places = data.draw(st.sets(st.integers(0, num_tasks - 1)))
+    curriculum = with_guided(num_tasks, places, seed=seed, mode="add")
+    for count in counts:
+        step = Counter((task.id, is_guided(task)) for task in curriculum.sample(count))
+        assert step.total() == count
+        if count > num_tasks:
+            continue
+        assert max(step.values(), default=0) <= 1
+        alone = [place for place in places if step[f"t{place}", True] != step[f"t{place}", False]]
+        assert all(step[f"t{place}", True] for place in alone)
+        if alone:  # the last place of a step that has all others
+            singles = set(range(num_tasks)) - places
+            assert len(alone) == 1 and all(step[f"t{place}", False] for place in singles)
+    assert len(curriculum.state_dict()["left"]) < 2 * num_tasks
+
+
+def test_what_does_not_fit_comes_in_the_next_step():
+    curriculum = with_guided(6, {0, 1}, seed=0, mode="add")
+    steps = [Counter(int(task.id[1:]) for task in curriculum.sample(4)) for _ in range(60)]
+    assert all(step[place] in (0, 2) for step in steps for place in (0, 1))  # never a half
+    counts = Counter(place for step in steps for place in step)
+    assert max(counts.values()) - min(counts.values()) <= 1

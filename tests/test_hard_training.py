@@ -18,6 +18,7 @@ from firesteel.fewshot import is_guided
 from firesteel.files import read_jsonl
 from firesteel.hard_sampling import STATUSES, HardSampling, Ledger, ledger_table
 from firesteel.policy import load_tasks
+from firesteel.recipes import RecipeSession
 from firesteel.store import TreeStore
 from firesteel.train import open_session, train
 from firesteel.tree import Tree
@@ -127,6 +128,110 @@ def test_a_plain_arm_can_have_the_same_decay(configure: Callable[..., Config]) -
     config = configure({"learner": {"lr_decay": 0.8, "lr_decay_every": 2}})
     train(config)
     assert [row["learner/lr"] for row in rows(directory(config))] == pytest.approx([1e-3, 1e-3, 8e-4, 8e-4])
+
+
+def test_a_plain_arm_can_have_the_same_decay_by_tokens(hard_run: Path, configure: Callable[..., Config]) -> None:
+    round_tokens = int(rows(hard_run)[1]["rollout/total_generated_tokens"])
+    plain = {"learner": {"lr_decay": 0.8, "lr_decay_tokens": round_tokens}, "token_budget": 2 * round_tokens}
+    config = configure(plain, {"steps": 100})
+    train(config)
+    metrics = rows(directory(config))
+    assert len(metrics) > 4  # more updates of as many tokens as the two rounds, and the same rates
+    before = [0, *(row["rollout/total_generated_tokens"] for row in metrics[:-1])]
+    assert [row["learner/lr"] for row in metrics] == pytest.approx(
+        [1e-3 * 0.8 ** (tokens // round_tokens) for tokens in before]
+    )
+    assert {row["learner/lr"] for row in metrics} == {1e-3, 8e-4}
+
+
+def test_a_probe_that_leaves_nothing_to_train_with_is_not_played(
+    hard_run: Path, configure: Callable[..., Config]
+) -> None:
+    metrics = rows(hard_run)
+    spent, probe = metrics[1]["rollout/total_generated_tokens"], metrics[0]["hard/probe_tokens"]
+    looks = {"evaluation": {"every": 50, "num_tasks": 2}}
+    short = configure(HARD, looks, {"name": "short", "token_budget": int(spent + probe) - 1, "save_every": 0})
+    summary = train(short)
+    assert (summary["steps"], summary["generated_tokens"], summary["next_probe_tokens"]) == (2, spent, probe)
+    assert "eval/success" in rows(directory(short))[-1]  # the last weights are looked at, as where the budget ends
+    session = RecipeSession(True, lambda event, facts: None)
+    assert session.train(short) == summary  # nothing to go on with
+    enough = configure(HARD, looks, {"name": "enough", "token_budget": int(spent + probe)})
+    assert train(enough)["steps"] > 2
+    more = short.updated({"token_budget": 10**6})
+    assert session.train(more)["steps"] == 4
+    again = configure(HARD, looks, {"name": "short", "token_budget": 10**6, "runs_dir": f"{short.runs_dir}/again"})
+    train(again)
+    assert [row["learner/lr"] for row in rows(directory(more))] == [row["learner/lr"] for row in rows(directory(again))]
+
+
+@pytest.mark.parametrize("stopped_at", [1, 2])
+def test_a_run_without_its_last_probe_is_the_same_when_resumed(
+    hard_run: Path, configure: Callable[..., Config], stopped_at: int
+) -> None:
+    spent = int(rows(hard_run)[1]["rollout/total_generated_tokens"])
+    changes = (HARD, {"token_budget": spent + 1, "evaluation": {"every_tokens": spent // 5, "num_tasks": 2}})
+    whole, cut = (configure(*changes, {"name": name}) for name in ("whole", "cut"))
+    train(whole)
+    finished_steps = 0
+
+    def stop(name: str, facts: dict[str, Any]) -> None:
+        nonlocal finished_steps
+        finished_steps += name == "step"
+        if finished_steps == stopped_at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(cut, listen=stop)
+    train(cut, resume=True)
+    for name in ("metrics.jsonl", "hard_samples.jsonl"):
+        assert (directory(whole) / name).read_bytes() == (directory(cut) / name).read_bytes()
+
+
+LOOKS: dict[str, Any] = {"steps": 100, "evaluation": {"every_tokens": 200, "num_tasks": 2}, "token_budget": 3000}
+
+
+def looked_at(run: Path) -> list[tuple[float, bool]]:
+    return [(row["rollout/total_generated_tokens"], "eval/success" in row) for row in rows(run)]
+
+
+def test_arms_are_looked_at_equally_often_at_equal_tokens(configure: Callable[..., Config]) -> None:
+    plain, hard = configure(LOOKS, {"name": "plain"}), configure(LOOKS, HARD, {"name": "hard"})
+    hard = hard.updated({"curriculum": {"options": {"steps_per_round": 12}}})
+    for config in (plain, hard):
+        train(config)
+        looks, due = 0, 0
+        for tokens, looked in looked_at(directory(config))[:-1]:
+            due = int(tokens // 200)
+            assert looked == (due > looks)  # one a step, until all are made up for
+            looks += looked
+        assert due >= 8 and due - looks <= 3
+    assert looked_at(directory(hard))[0][0] > 400  # one step of two looks: its probe
+
+
+def test_looks_survive_a_resume(configure: Callable[..., Config]) -> None:
+    changes = (LOOKS, HARD, {"curriculum": {"options": {"steps_per_round": 12}}, "save_every": 1})
+    whole, cut = (configure(*changes, {"name": name}) for name in ("whole", "cut"))
+    train(whole)
+    steps = 0
+
+    def stop(name: str, facts: dict[str, Any]) -> None:
+        nonlocal steps
+        steps += name == "step"
+        if steps == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(cut, listen=stop)
+    train(cut, resume=True)
+    assert looked_at(directory(cut)) == looked_at(directory(whole))
+
+
+@pytest.mark.parametrize("name", ["evaluation.every_tokens", "learner.lr_decay_tokens"])
+def test_what_generates_nothing_counts_no_tokens(configure: Callable[..., Config], name: str) -> None:
+    section, _, key = name.partition(".")
+    with pytest.raises(ConfigError, match=f"{name} counts generated tokens, and learner.kind 'sft' generates none"):
+        configure({"learner": {"kind": "sft"}}, {section: {key: 100}})
 
 
 def test_a_rescue_regrows_failed_groups_and_its_tokens_count(configure: Callable[..., Config]) -> None:

@@ -116,5 +116,5 @@ def test_rewards_by_label() -> None:
 
 
 def test_settings_that_cannot_work_are_refused() -> None:
-    with pytest.raises(ConfigError, match="on_collapse 'stop' needs evaluation.every above 0"):
+    with pytest.raises(ConfigError, match="on_collapse 'stop' needs evaluation.every or every_tokens above 0"):
         Config.build({"stability": {"on_collapse": "stop"}})

@@ -24,7 +24,7 @@ SMALL: dict[str, Any] = {
     "steps": 2, "tasks_per_step": 2,
     "environment": {"num_tasks": 4, "options": {"num_tools": 6}},
     "rollout": {"max_response_tokens": 12, "num_leaves": 3, "num_roots": 3},
-    "evaluation": {"every": 1, "num_tasks": 2, "test_tasks": 2},
+    "evaluation": {"every_tokens": 100, "num_tasks": 2, "test_tasks": 2},
 }  # fmt: skip
 SILENT = RecipeSession(False, lambda event, facts: None)
 
@@ -37,11 +37,8 @@ def fast_disk() -> Iterator[None]:
 
 @pytest.fixture
 def recipe(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The recipe with one rate, one seed, and a cold start of seconds."""
+    """The recipe with a cold start of seconds."""
     module = load_recipe_module("toolexpander")
-    monkeypatch.setattr(module, "RATES", (1e-3,))
-    monkeypatch.setattr(module, "SEEDS", 1)
-    monkeypatch.setattr(module, "ROUND", 1)
     tiny = {"hidden": 16, "layers": 1, "heads": 2, "kv_heads": 1, "vocab_size": 512}
     sizes = {"episodes": 40, "call_steps": 4, "tasks_per_call_step": 4, "steps": 6, "tasks_per_step": 4, "tiny": tiny}
     monkeypatch.setattr(module, "COLD_START", sizes)
@@ -67,7 +64,7 @@ def test_arms_are_trained_measured_and_told_in_a_table(recipe: ModuleType, tmp_p
     model = random_model(tmp_path / "model")
     config = recipe.config().updated(SMALL, {"runs_dir": str(tmp_path), "model": {"path": str(model)}})
     arms = {name: recipe.ARMS[name] for name in ("GRPO, same decay", "self-exemplifying, replace")}
-    result = recipe.run_arms(config, SILENT, arms)
+    result = recipe.run_arms(config, SILENT, arms, (1e-3,), seeds=1)
     lines = result["text"].splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == [
         "cold start", "GRPO, same decay, lr 0.001", "self-exemplifying, replace, lr 0.001",
@@ -97,12 +94,10 @@ def test_arms_start_only_if_examples_help(recipe: ModuleType, tmp_path: Path, mo
     started: list[Any] = []
     monkeypatch.setattr(recipe, "cold_start", lambda config, session: {"model": "somewhere"})
     monkeypatch.setattr(recipe, "first_table", lambda config: FewShotTable(100, (90, 50, 30), rates, 10))
-    monkeypatch.setattr(
-        recipe, "run_arms", lambda config, session, arms, *rates: started.append((config.model.path, arms))
-    )
+    monkeypatch.setattr(recipe, "run_arms", lambda config, session, *what: started.append((config.model.path, *what)))
     (tmp_path / "toolexpander").mkdir()
-    recipe.run(recipe.config().updated({"runs_dir": str(tmp_path)}), SILENT)
-    assert started == [("somewhere", recipe.ARMS)]
+    recipe.run(recipe.config().updated({"runs_dir": str(tmp_path)}), SILENT, seeds=5)
+    assert started == [("somewhere", recipe.ARMS, recipe.RATES, 5)]
 
 
 def test_every_arm_can_be_configured(recipe: ModuleType) -> None:

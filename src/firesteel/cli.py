@@ -50,6 +50,7 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="Go on with this run, exactly where it was cut off.")] = None,
     go_on: Annotated[bool, typer.Option("--continue", help="Recipes of several runs: keep finished ones.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Recipes of several runs: how many at a time.")] = 1,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Recipes that compare over seeds: how many.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Print the settings and what they cost; train nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -58,6 +59,8 @@ def train(
     from firesteel.recipes import load_recipe, run_recipe
 
     overrides = {} if resume else parse_overrides(settings or [])
+    if seeds is not None and (resume is not None or (recipe or "").endswith((".yaml", ".yml"))):
+        raise ConfigError("--seeds is for recipes that compare over seeds; one run has one seed: leave it out")
     if resume is not None:
         # A first argument that is a setting was read as the recipe.
         config = resumed_config(resume, [*([recipe] if recipe else []), *(settings or [])])
@@ -70,7 +73,7 @@ def train(
     else:
         chosen = load_recipe(recipe)
         config = chosen.config().updated(overrides)
-        start = partial(run_recipe, chosen, overrides, resume=go_on, jobs=jobs)
+        start = partial(run_recipe, chosen, overrides, resume=go_on, jobs=jobs, seeds=seeds)
     if dry_run:
         finish(planned(config), as_json)
         return

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from firesteel.config_base import Section as Section
+from firesteel.config_evaluation import EvaluationConfig as EvaluationConfig
 from firesteel.config_ppo import CriticConfig as CriticConfig
 from firesteel.config_ppo import PpoConfig as PpoConfig
 from firesteel.config_stability import RescueConfig as RescueConfig
@@ -272,6 +273,9 @@ class LearnerConfig(Section):
     rounds (ToolExpander: 0.8), for other curricula."""
     lr_decay_every: int = Field(default=50, ge=1)
     """See `lr_decay`."""
+    lr_decay_tokens: int = Field(default=0, ge=0)
+    """Above 0: `lr_decay` is applied every so many generated tokens, and `lr_decay_every` does not count. Gives a run
+    that makes more updates of the same tokens (one without probes) the same decay."""
     weight_decay: float = 0.0
     """AdamW's decay. SPARK: 0.01."""
     betas: tuple[float, float] = (0.9, 0.95)
@@ -311,29 +315,6 @@ class CurriculumConfig(Section):
     """A name from `CURRICULA` or "package.module:Class"."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the curriculum."""
-
-
-class EvaluationConfig(Section):
-    """How success is measured: during training (validation) and by `firesteel evaluate`."""
-
-    every: int = Field(default=0, ge=0)
-    """Evaluate every so many steps; 0: never. The best step on validation is kept as `checkpoints/best`."""
-    split: str = "validation"
-    """Split to evaluate on."""
-    num_tasks: int | None = 100
-    """How many tasks; None: all."""
-    samples: int = Field(default=1, ge=1)
-    """Episodes a task; above 1 gives pass@k for k up to it."""
-    temperature: float = Field(default=0.4, ge=0)
-    """Sampling temperature (SPARK's validation: 0.4)."""
-    vote: bool = False
-    """Test-time branching: at an explore step, sample B next steps and execute the most frequent action."""
-    seed: int = 0
-    """Seed of the samples; the same for every model that is compared."""
-    test_split: str | None = None
-    """Split that is played once before and once after training (best step on validation); None: no such report."""
-    test_tasks: int | None = 200
-    """How many test tasks; None: all."""
 
 
 class Config(Section):
@@ -408,10 +389,17 @@ class Config(Section):
             raise ValueError(
                 "learner.prompt_weight is for learner.kind 'sft': a policy gradient has no weight for prompts"
             )
-        if self.stability.on_collapse != "report" and self.evaluation.every == 0:
+        if self.stability.on_collapse != "report" and not self.evaluation.looks:
             raise ValueError(
-                f"stability.on_collapse '{self.stability.on_collapse}' needs evaluation.every above 0: collapse is a "
-                "fall of the success on validation tasks"
+                f"stability.on_collapse '{self.stability.on_collapse}' needs evaluation.every or every_tokens above 0: "
+                "collapse is a fall of the success on validation tasks"
+            )
+        by_tokens = {"evaluation.every_tokens": self.evaluation.every_tokens,
+                     "learner.lr_decay_tokens": self.learner.lr_decay_tokens}  # fmt: skip
+        if self.learner.kind != "policy_gradient" and any(by_tokens.values()):
+            name = next(name for name, tokens in by_tokens.items() if tokens)
+            raise ValueError(
+                f"{name} counts generated tokens, and learner.kind '{self.learner.kind}' generates none; count steps"
             )
         return self
 

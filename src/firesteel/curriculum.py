@@ -17,7 +17,8 @@ class Curriculum(Protocol):
     """Chooses tasks and learns from what became of them.
 
     What it may also have: `prepare(step, play) -> metrics`, called before `sample`, which may play tasks to see how
-    hard they are (`probing.Play`, at `temperature`); `lr_factor(step)`, which the learning rate is multiplied by;
+    hard they are (`probing.Play`, at `temperature`); `probe_tokens(step)`, what that is known to cost, without which
+    `token_budget` ends the run before it; `lr_factor(step)`, which the learning rate is multiplied by;
     `difficulty_of(task)`, a label that rewards are logged by; `ledger`, a `hard_sampling.Ledger` or None.
     """
 

@@ -106,7 +106,7 @@ class HardSampling:
         self._examples: dict[int, tuple[int, ...]] = {}
         self._passes = 0
         self._left = array("L")
-        self._pending = -1
+        self._probe_tokens = 0
         self._drops = False
         self._drawn: dict[str, int] = {}
 
@@ -122,13 +122,14 @@ class HardSampling:
         "all" and "mix" ask no one what is hard, and never probe.
         """
         self._step = step
-        if step // self.steps_per_round <= self.round or self.mode in ("all", "mix"):
+        if not self._is_due(step):
             return {}
         self.round = step // self.steps_per_round
         totals: Counter[str] = Counter()
         for start in range(0, len(self.tasks), self.chunk):
             places = range(start, min(start + self.chunk, len(self.tasks)))
             self._probe_chunk(places, play, totals)
+        self._probe_tokens = totals["tokens"]
         counts = Counter(self._status.decode())
         metrics = {f"hard/{name}": float(counts[letter]) for letter, name in STATUSES.items()}
         tried = ("no_raw", "no_random", "no_selected") if self.mode in ("replace", "add") else ("no_raw",)
@@ -137,6 +138,13 @@ class HardSampling:
         metrics["hard/probe_tokens"] = float(totals["tokens"])
         metrics["hard/probe_overhead"] = totals["tokens"] / max(1, totals["sequential"])
         return metrics
+
+    def _is_due(self, step: int) -> bool:
+        return step // self.steps_per_round > self.round and self.mode not in ("all", "mix")
+
+    def probe_tokens(self, step: int) -> int:
+        """What the last probe took, where `step` would begin with another one; else 0."""
+        return self._probe_tokens if self._is_due(step) else 0
 
     def _probe_chunk(self, places: range, play: Play, totals: Counter[str]) -> None:
         name = f"probe/round-{self.round}"
@@ -199,28 +207,46 @@ class HardSampling:
     # the curriculum
 
     def sample(self, count: int) -> list[Task]:
-        """The next tasks of a seeded order, each in the version that its status asks for; "add" gives both."""
-        self._drops = self.mode == "drop" and any(status not in b"gh" for status in self._status)
+        """The next tasks of a seeded order, each in the version that its status asks for; "add" gives both.
+
+        Both versions are in one step: where one place is left, another sample takes it, and where all others have two
+        versions, the few-shot one takes it. No sample is in a step twice unless it asks for more than there are.
+        """
+        left_in = len(self.tasks) - sum(map(self._status.count, b"gh"))
+        self._drops = self.mode == "drop" and left_in > 0
+        usable = left_in if self._drops else len(self.tasks)
         chosen: list[Task] = []
+        held: Counter[int] = Counter()
         while len(chosen) < count:
-            place, is_second = self._pending, self._pending >= 0
-            self._pending = -1
-            if not is_second:
-                self._left = self._left or self._next_pass()
-                place = self._left.pop(0)
-            versions = self._versions(place)[1:] if is_second else self._versions(place)
-            if len(versions) > count - len(chosen):
-                versions, self._pending = versions[:1], place
+            room = count - len(chosen)
+            place = self._take(room, held, usable)
+            versions = self._versions(place)
             if versions:
                 self._drawn[self.tasks[place].id] = place
-            chosen += versions
+                held[place] += 1
+            chosen += versions if len(versions) <= room else versions[-1:]
         return chosen
 
-    def _next_pass(self) -> array[int]:
+    def _take(self, room: int, held: Counter[int], usable: int) -> int:
+        """The next place that the step does not hold and whose versions fit; those passed over keep their turn."""
+        while True:
+            for at, place in enumerate(self._left):
+                if not held[place] and self._size(place) <= room:
+                    return self._left.pop(at)
+            if self._left and (len(held) >= usable or len(self._left) >= len(self.tasks)):
+                break
+            self._left.extend(self._next_pass(held))
+        return self._left.pop(min(range(len(self._left)), key=lambda at: held[self._left[at]]))
+
+    def _next_pass(self, held: Counter[int]) -> array[int]:
         order = list(range(len(self.tasks)))
         random.Random(f"{self.seed}/{self._passes}").shuffle(order)
         self._passes += 1
-        return array("L", order)
+        return array("L", sorted(order, key=held.__getitem__))
+
+    def _size(self, place: int) -> int:
+        """How many versions of a sample a step holds."""
+        return 2 if self.mode == "add" and place in self._examples else 1
 
     def _versions(self, place: int) -> list[Task]:
         raw = self.tasks[place]
@@ -268,7 +294,7 @@ class HardSampling:
     def state_dict(self) -> dict[str, Any]:
         return {
             "round": self.round, "step": self._step, "status": self._status.decode(), "passes": self._passes,
-            "left": list(self._left), "pending": self._pending, "drawn": dict(self._drawn),
+            "left": list(self._left), "probe_tokens": self._probe_tokens, "drawn": dict(self._drawn),
             "examples": {str(place): list(chosen) for place, chosen in self._examples.items()},
         }  # fmt: skip
 
@@ -281,7 +307,7 @@ class HardSampling:
         self.round, self._step, self._passes = int(state["round"]), int(state["step"]), int(state["passes"])
         self._status = bytearray(state["status"].encode())
         self._left, self._drawn = array("L", state["left"]), dict(state["drawn"])
-        self._pending = int(state["pending"])
+        self._probe_tokens = int(state["probe_tokens"])
         self._examples = {int(place): tuple(chosen) for place, chosen in state["examples"].items()}
 
 

@@ -2,13 +2,15 @@
 
 A recipe is a module with a docstring (its help) and `config() -> Config`. `firesteel train NAME key=value` trains that
 configuration with the settings replaced. A recipe that is more than one training (stages, arms, seeds) also
-defines `run(config, session) -> dict`, which gets the replaced configuration and a `RecipeSession`.
+defines `run(config, session) -> dict`, which gets the replaced configuration and a `RecipeSession`. One that compares
+over seeds has a third parameter, `seeds=N`: how many by default, and what `--seeds` sets.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib.util
+import inspect
 import json
 import math
 import sys
@@ -82,7 +84,8 @@ class RecipeSession:
         if exists and self.resume and (directory / "summary.json").exists():
             summary: dict[str, Any] = json.loads((directory / "summary.json").read_text())
             budget = math.inf if config.token_budget is None else config.token_budget
-            is_spent = summary.get("generated_tokens", 0) >= budget
+            left = budget - summary.get("generated_tokens", 0)
+            is_spent = left <= 0 or left < summary.get("next_probe_tokens", 0)
             if summary.get("steps") == config.steps or is_spent or summary.get("stopped"):
                 both = (Config.load(directory / "config.yaml"), config)
                 if len({config_hash(each.model_dump(mode="json"), ignore=MAY_DIFFER) for each in both}) > 1:
@@ -146,10 +149,26 @@ def run_recipe(
     resume: bool,
     listen: Callable[[str, dict[str, Any]], None],
     jobs: int = 1,
+    seeds: int | None = None,
 ) -> dict[str, Any]:
-    """Trains a recipe with some settings replaced, `jobs` runs at a time where it has several; returns its summary."""
+    """Trains a recipe with some settings replaced, `jobs` runs at a time where it has several; returns its summary.
+
+    `seeds` replaces the number of seeds that the recipe compares over.
+
+    Raises:
+        ConfigError: `seeds` is given, and the recipe compares over none.
+    """
+    options = {} if seeds is None else {"seeds": seeds}
+    if options and not compares_over_seeds(recipe):
+        raise ConfigError(f"recipe '{recipe.name}' takes no --seeds; seed=N sets its first or only seed")
     config, session = recipe.config().updated(overrides), RecipeSession(resume, listen, jobs)
     if hasattr(recipe.module, "run"):
-        summary: dict[str, Any] = recipe.module.run(config, session)
+        summary: dict[str, Any] = recipe.module.run(config, session, **options)
         return summary
     return session.train(config)
+
+
+def compares_over_seeds(recipe: Recipe) -> bool:
+    """Whether the recipe's own `run` takes `seeds`."""
+    run = getattr(recipe.module, "run", None)
+    return run is not None and "seeds" in inspect.signature(run).parameters

@@ -79,11 +79,20 @@ class Session:
     collapses: list[dict[str, Any]] = field(default_factory=list)
     roll_backs: int = 0
     is_stopped: bool = False
+    looks: int = 0
+    """Evaluations that `evaluation.every_tokens` asked for."""
 
-    @property
-    def is_spent(self) -> bool:
-        """Whether the token budget is used up."""
-        return self.config.token_budget is not None and self.generated_tokens >= self.config.token_budget
+    def is_spent(self, step: int) -> bool:
+        """Whether the token budget is used up for `step`: nothing is left, or less than its probe is known to take."""
+        if self.config.token_budget is None:
+            return False
+        left = self.config.token_budget - self.generated_tokens
+        return left <= 0 or left < self.probe_tokens(step)
+
+    def probe_tokens(self, step: int) -> int:
+        """What the probe that `step` begins with took the last time; 0 where it begins with none, or with the first."""
+        probe_tokens = getattr(self.source, "probe_tokens", None)
+        return 0 if probe_tokens is None else int(probe_tokens(step))
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """(named tensor files, JSON): all that the next step depends on."""
@@ -95,6 +104,7 @@ class Session:
             "leaves": self.leaves, "before": self.before, "validation_before": self.validation_before,
             "best": self.best, "rng": capture_rng(), "detector": self.detector.state_dict(),
             "collapses": self.collapses, "roll_backs": self.roll_backs, "is_stopped": self.is_stopped,
+            "looks": self.looks,
         }  # fmt: skip
         tensors = {"model": {name: value.detach() for name, value in trainable.items()}, "optimizer": moments}
         if isinstance(self.source, JudgedTrees) and self.source.critic is not None:
@@ -115,7 +125,7 @@ class Session:
         self.best = state["best"]
         self.detector.load_state_dict(state["detector"])
         self.collapses, self.roll_backs = state["collapses"], state["roll_backs"]
-        self.is_stopped = state["is_stopped"]
+        self.is_stopped, self.looks = state["is_stopped"], state.get("looks", 0)
         restore_rng(state["rng"])
 
     def load_model(self, tensors: dict[str, torch.Tensor]) -> None:
@@ -150,11 +160,12 @@ def train(config: Config, *, resume: bool = False, listen: Listener = silent) ->
         keep_ledger(session, run)
         stats = RolloutStats() if session.grower is None else session.grower.stats
         for step in range(run.start_step, config.steps):
-            if session.is_spent or session.is_stopped:
+            if session.is_spent(step) or session.is_stopped:
                 break
             timings: dict[str, float] = {}
             found: dict[str, float] = {}
             progress = session.generated_tokens / config.token_budget if config.token_budget is not None else 0.0
+            factor = rate_factor(session, step)
             with timed(timings, "seconds/step"):
                 forks_s = stats.fork_s
                 with timed(timings, "seconds/rollout"):
@@ -163,10 +174,10 @@ def train(config: Config, *, resume: bool = False, listen: Listener = silent) ->
                 with timed(timings, "seconds/update"):
                     batch = pack(trees, weighting=config.advantage.weighting, aggregation=config.loss.aggregation,
                                  prompt_weight=config.learner.prompt_weight)  # fmt: skip
-                    metrics = session.learner.update(batch, rate_factor=rate_factor(session, step), progress=progress)
+                    metrics = session.learner.update(batch, rate_factor=factor, progress=progress)
                 session.policy.generator.load_weights(session.learner.weights(), version=session.learner.updates)
                 metrics |= rollout_metrics(trees, session.generated_tokens) | found
-                is_last = step + 1 == config.steps or session.is_spent
+                is_last = step + 1 == config.steps or session.is_spent(step + 1)
                 with timed(timings, "seconds/evaluation"):
                     evaluated = evaluate_if_due(session, step + 1, metrics, is_last=is_last)
                 watch(session, run, step + 1, metrics)
@@ -206,10 +217,11 @@ def next_trees(session: Session, step: int, found: dict[str, float]) -> list[Tre
 
 
 def rate_factor(session: Session, step: int) -> float:
-    """What the learning rate of a step is multiplied by: decay by steps, by the curriculum's rounds, by roll-backs."""
+    """What the rate of a step about to begin is multiplied by: decay by steps or tokens, by rounds, by roll-backs."""
     config = session.config
-    factor = config.learner.lr_decay ** (step // config.learner.lr_decay_every)
-    factor *= config.stability.roll_back_lr**session.roll_backs
+    by_tokens = config.learner.lr_decay_tokens
+    periods = session.generated_tokens // by_tokens if by_tokens else step // config.learner.lr_decay_every
+    factor = config.learner.lr_decay**periods * config.stability.roll_back_lr**session.roll_backs
     lr_factor = getattr(session.source, "lr_factor", None)
     return factor if lr_factor is None else factor * float(lr_factor(step))
 
@@ -258,7 +270,7 @@ def start(session: Session, run: Run) -> None:
     if settings.test_split is not None:
         session.before = play(session, settings.test_split, settings.test_tasks).summary()
         session.listen("before", session.before)
-    if settings.every:
+    if settings.looks:
         result = play(session, settings.split, settings.num_tasks).summary()
         session.validation_before = result
         session.best = {"step": 0, "success": result["success"], "score": result["score"]}
@@ -270,9 +282,12 @@ def start(session: Session, run: Run) -> None:
 
 
 def evaluate_if_due(session: Session, updates: int, metrics: dict[str, Any], *, is_last: bool) -> bool:
-    """Plays the validation tasks every `evaluation.every` updates and after the last; keeps the best step in mind."""
+    """Plays the validation tasks where `evaluation` asks for it and after the last update; keeps the best in mind."""
     settings = session.config.evaluation
-    if not settings.every or (updates % settings.every and not is_last):
+    by_steps = settings.every > 0 and updates % settings.every == 0
+    by_tokens = settings.every_tokens > 0 and session.generated_tokens // settings.every_tokens > session.looks
+    session.looks += by_tokens
+    if not (by_steps or by_tokens or (is_last and settings.looks)):
         return False
     result = play(session, settings.split, settings.num_tasks).summary()
     names = ("success", "low", "high", "score", "steps", "invalid", "repetition", "explore_ratio")
@@ -333,20 +348,21 @@ def play(session: Session, split: str, count: int | None) -> Evaluation:
 def save(session: Session, run: Run, step: int) -> None:
     """A checkpoint in which `step` is the next to do."""
     tensors, state = session.state()
-    best_step = session.best["step"] if session.config.evaluation.every else None
+    best_step = session.best["step"] if session.config.evaluation.looks else None
     run.save_checkpoint(step, tensors=tensors, state=state, keep=session.config.keep_checkpoints, best_step=best_step)
 
 
 def finish(session: Session, run: Run) -> dict[str, Any]:
     """Goes back to the best step on validation, plays the test set, saves the model and writes the summary."""
     config, settings = session.config, session.config.evaluation
-    if settings.every:
+    if settings.looks:
         session.load_model(load_checkpoint(best_directory(session, run), names={"model"}).tensors["model"])
     summary: dict[str, Any] = {
         "name": config.name, "seed": config.seed, "steps": session.learner.updates, "best": session.best,
         "generated_tokens": session.generated_tokens, "leaves": session.leaves,
         "tokens_per_leaf": session.generated_tokens / session.leaves if session.leaves else None,
         "collapses": session.collapses, "stopped": session.is_stopped,
+        "next_probe_tokens": session.probe_tokens(session.learner.updates),
     }  # fmt: skip
     if settings.test_split is not None:
         after = play(session, settings.test_split, settings.test_tasks)
