@@ -1,9 +1,10 @@
 """Attention over a `Layout` for stock Hugging Face models, through their registered attention function.
 
-On the CPU (`grouped`), each chain attends to itself causally and each part is one dense product between two
-contiguous ranges of slots; the partial results of a slot are merged by their log-sum-exp. Nothing is gathered, copied
-per leaf or masked. The backward pass hands every piece the merged output and log-sum-exp: with P = exp(S - lse) the
-gradient of attention is a sum over keys, so the pieces add up exactly. On CUDA (`flex`), FlexAttention gets a block
+On the CPU (`grouped`), each chain attends to itself causally, in strips of queries so that few scores behind the
+diagonal are computed, and each part is one dense product between two contiguous ranges of slots; the partial results
+of a slot are merged by their log-sum-exp. Nothing is gathered or copied per leaf. The backward pass hands every piece
+the merged output and log-sum-exp: with P = exp(S - lse) the gradient of attention is a sum over keys, so the pieces add
+up exactly. On CUDA (`flex`), FlexAttention gets a block
 mask from the rule that slot i sees slot j if j <= i < subtree_end[j]. `dense` is that rule as a mask: the reference for
 tests.
 """
@@ -13,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +28,10 @@ from firesteel.layout import Layout
 NAME = "firesteel_tree"
 """The attention implementation's name in transformers."""
 
+STRIP = 128
+"""Most queries of one causal piece. The CPU's kernel computes the scores of 512 keys at a time, those behind the
+diagonal too."""
+
 FLEX_MULTIPLE = 128
 """Streams on CUDA are padded to a multiple of this, so that few lengths are compiled."""
 
@@ -34,6 +40,14 @@ POSITION_LIMITED_ROPES = ("dynamic", "longrope")
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+
+
+class Piece(NamedTuple):
+    """Query slots and the key slots that they see, but for what `mask` adds -inf to."""
+
+    rows: slice
+    columns: slice
+    mask: Tensor | None = None
 
 
 class TreeStream:
@@ -49,9 +63,29 @@ class TreeStream:
         self.token_ids = torch.from_numpy(self.layout.token_ids_S).to(device)[None]
         self.positions = torch.from_numpy(self.layout.positions_S).to(device)[None]
         self._mask: Any = None
+        self._strips: list[Piece] = []
+        self._parts = [Piece(slice(part[0], part[1]), slice(part[2], part[3])) for part in self.layout.parts]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TreeStream:
         return self
+
+    def pieces(self, repeats: int, dtype: torch.dtype) -> tuple[list[Piece], list[Piece]]:
+        """Chains in strips of at most `STRIP` queries, about equally many, which hold every slot once; and the parts.
+
+        Each slot has `repeats` rows in a mask. All layers of a model ask for the same.
+        """
+        if not self._strips:
+            longest = max(STRIP, *(end - start for start, end in self.layout.chains))
+            # the last row sees every column, and each above it one less: the lower right corner serves every strip
+            mask = torch.full((STRIP, longest), -torch.inf, dtype=dtype, device=self.device).triu(longest - STRIP + 1)
+            mask = mask.repeat_interleave(repeats, dim=0)
+            for start, end in self.layout.chains:
+                count = -(-(end - start) // STRIP)
+                bounds = [start + (end - start) * place // count for place in range(count + 1)]
+                for first, last in pairwise(bounds):
+                    corner = mask[(first - last) * repeats :, start - last :]
+                    self._strips.append(Piece(slice(first, last), slice(start, last), corner[None, None]))
+        return self._strips, self._parts
 
     def dense_mask(self) -> Tensor:
         """Which slot (row) sees which (column), bool [S, S]."""
@@ -135,68 +169,80 @@ def grouped(query: Tensor, key: Tensor, value: Tensor, scale: float, stream: Tre
         raise ModelError(
             f"keys of width {query.shape[-1]} and values of width {value.shape[-1]} do not go through the CPU's kernel"
         )
-    result: Tensor = _Grouped.apply(query, key, value, scale, stream.layout)
+    result: Tensor = _Grouped.apply(query, key, value, scale, stream)
     return result
 
 
 class _Grouped(torch.autograd.Function):
-    """Tensors inside have the shape [K, H / K, S, d]: keys and values are read H / K times and never copied."""
+    """Queries of a slot that share keys are rows below each other, [K, 1, S * H / K, d].
+
+    So keys and values are read once for all of them, and their gradients come summed.
+    """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, layout: Layout) -> Tensor:
-        _, heads, size, width = query.shape
-        groups = key.shape[1]
-        q, k, v = query[0].unflatten(0, (groups, -1)), key[0].unsqueeze(1), value[0].unsqueeze(1)
-        k, v = k.expand(-1, heads // groups, -1, -1), v.expand(-1, heads // groups, -1, -1)
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, stream: TreeStream) -> Tensor:
+        repeats = query.shape[1] // key.shape[1]
+        q, k, v = _folded(query, key.shape[1]), key[0].unsqueeze(1), value[0].unsqueeze(1)
         # merging in less than single precision would round once per part
-        result = query.new_empty(1, size, heads, width)
-        merged = result[0].transpose(0, 1).unflatten(0, (groups, -1))
-        out = merged if query.dtype in (torch.float32, torch.float64) else torch.empty_like(merged, dtype=torch.float32)
-        lse = query.new_empty(groups, heads // groups, size, dtype=out.dtype)
-        for start, end in layout.chains:
-            own = slice(start, end)
-            out[:, :, own], lse[:, :, own] = _forward(q[:, :, own], k[:, :, own], v[:, :, own], 0.0, True, scale=scale)
-        for part in layout.parts:
-            rows, columns = slice(part.query_start, part.query_end), slice(part.key_start, part.key_end)
-            seen, seen_lse = _forward(q[:, :, rows], k[:, :, columns], v[:, :, columns], 0.0, False, scale=scale)
-            _merge(out[:, :, rows], lse[:, :, rows], seen, seen_lse)
-        if out is not merged:
-            merged.copy_(out)
-        ctx.save_for_backward(query, key, value, result, lse)
-        ctx.scale, ctx.layout = scale, layout
+        exact = torch.promote_types(query.dtype, torch.float32)
+        out, lse = torch.empty_like(q, dtype=exact), q.new_empty(q.shape[:-1], dtype=exact)
+        strips, parts = stream.pieces(repeats, query.dtype)
+        for piece in strips:
+            rows = _rows(piece, repeats)
+            out[:, :, rows], lse[:, :, rows] = _attend(piece, q[:, :, rows], k, v, scale)
+        for piece in parts:
+            rows = _rows(piece, repeats)
+            _merge(out[:, :, rows], lse[:, :, rows], *_attend(piece, q[:, :, rows], k, v, scale))
+        result = _unfolded(out.to(query.dtype), repeats).transpose(1, 2).contiguous()
+        ctx.save_for_backward(q, k, v, result, lse)
+        ctx.scale, ctx.stream = scale, stream
         return result
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        query, key, value, result, lse = ctx.saved_tensors
-        _, heads, size, width = query.shape
-        groups = key.shape[1]
-        q, k, v = query[0].unflatten(0, (groups, -1)), key[0].unsqueeze(1), value[0].unsqueeze(1)
-        k, v = k.expand(-1, heads // groups, -1, -1), v.expand(-1, heads // groups, -1, -1)
-        out, grad = (tensor[0].transpose(0, 1).unflatten(0, (groups, -1)) for tensor in (result, gradients[0]))
-        exact = torch.float64 if query.dtype == torch.float64 else torch.float32
-        grad_q = query.new_zeros(1, size, heads, width, dtype=exact)
-        grad_k, grad_v = (query.new_zeros(1, size, groups, width, dtype=exact) for _ in range(2))
-        to_q = grad_q[0].transpose(0, 1).unflatten(0, (groups, -1))
-        to_k, to_v = grad_k[0].transpose(0, 1), grad_v[0].transpose(0, 1)
-        pieces = [(slice(*chain), slice(*chain), True) for chain in ctx.layout.chains]
-        pieces += [(slice(part[0], part[1]), slice(part[2], part[3]), False) for part in ctx.layout.parts]
-        for rows, columns, is_causal in pieces:
-            from_q, from_k, from_v = _backward(
-                grad[:, :, rows], q[:, :, rows], k[:, :, columns], v[:, :, columns], out[:, :, rows], lse[:, :, rows],
-                0.0, is_causal, scale=ctx.scale,
-            )  # fmt: skip
-            to_q[:, :, rows] += from_q
-            to_k[:, columns] += from_k.sum(1, dtype=exact)
-            to_v[:, columns] += from_v.sum(1, dtype=exact)
-        return *(tensor.transpose(1, 2).to(query.dtype) for tensor in (grad_q, grad_k, grad_v)), None, None
+        q, k, v, result, lse = ctx.saved_tensors
+        out, grad = (_folded(each.transpose(1, 2), len(k)) for each in (result, gradients[0]))
+        repeats = q.shape[2] // k.shape[2]
+        to_q, to_k, to_v = (torch.zeros_like(each, dtype=lse.dtype) for each in (q, k, v))
+        for pieces in ctx.stream.pieces(repeats, q.dtype):
+            for piece in pieces:
+                rows, columns = _rows(piece, repeats), piece.columns
+                from_q, from_k, from_v = _backward(
+                    grad[:, :, rows], q[:, :, rows], k[:, :, columns], v[:, :, columns], out[:, :, rows],
+                    lse[:, :, rows], 0.0, False, attn_mask=piece.mask, scale=ctx.scale,
+                )  # fmt: skip
+                to_q[:, :, rows] += from_q
+                to_k[:, :, columns] += from_k
+                to_v[:, :, columns] += from_v
+        to_q, to_k, to_v = (each.to(q.dtype) for each in (to_q, to_k, to_v))
+        return _unfolded(to_q, repeats), to_k.transpose(0, 1), to_v.transpose(0, 1), None, None
+
+
+def _folded(query: Tensor, groups: int) -> Tensor:
+    """From [1, H, S, d] to [K, 1, S * H / K, d]."""
+    return query[0].unflatten(0, (groups, -1)).transpose(1, 2).flatten(1, 2).unsqueeze(1)
+
+
+def _unfolded(rows: Tensor, repeats: int) -> Tensor:
+    """And back."""
+    return rows[:, 0].unflatten(1, (-1, repeats)).transpose(1, 2).flatten(0, 1).unsqueeze(0)
+
+
+def _rows(piece: Piece, repeats: int) -> slice:
+    return slice(piece.rows.start * repeats, piece.rows.stop * repeats)
+
+
+def _attend(piece: Piece, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """The output and log-sum-exp of one piece."""
+    k, v = k[:, :, piece.columns], v[:, :, piece.columns]
+    out, lse = _forward(q, k, v, 0.0, False, attn_mask=piece.mask, scale=scale)
+    return out, lse
 
 
 def _merge(out: Tensor, lse: Tensor, seen: Tensor, seen_lse: Tensor) -> None:
-    """Takes further keys into a softmax: the weights of both sides are exp(their lse - the common lse). In place."""
-    both = torch.logaddexp(lse, seen_lse)
-    out.mul_((lse - both).exp_().unsqueeze(-1)).addcmul_(seen, (seen_lse - both).exp_().unsqueeze(-1))
-    lse.copy_(both)
+    """Takes further keys into a softmax, in place: their weight is exp(seen_lse - the common lse)."""
+    out.lerp_(seen.to(out.dtype), (seen_lse - lse).sigmoid_().unsqueeze(-1))
+    torch.logaddexp(lse, seen_lse, out=lse)
 
 
 Kernel = Callable[[Tensor, Tensor, Tensor, float, TreeStream], Tensor]
