@@ -28,7 +28,8 @@ class PolicyGradientObjective:
     def __call__(self, logits_TV: Tensor, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss summed over T tokens (not yet divided by D), and sums to report, each weighted by w."""
         config = self.config
-        logprobs_T = selected_logprobs(logits_TV, batch.token_ids_T, batch.temperature_T)
+        is_raw = bool((batch.temperature_T == 1.0).all())
+        logprobs_T = selected_logprobs(logits_TV, batch.token_ids_T, None if is_raw else batch.temperature_T)
         surrogate_T, clipped_T = clipped_objective(
             logprobs_T, batch.old_logprobs_T, batch.positive_T, batch.negative_T,
             clip_low=config.clip_low, clip_high=config.clip_high, dual_clip=config.dual_clip,
@@ -47,7 +48,7 @@ class PolicyGradientObjective:
             loss = loss - config.entropy_coef * entropy
         if batch.reference_logprobs_T is not None:
             with torch.set_grad_enabled(config.kl_coef != 0):
-                raw_T = selected_logprobs(logits_TV, batch.token_ids_T)
+                raw_T = logprobs_T if is_raw else selected_logprobs(logits_TV, batch.token_ids_T)
                 kl = (batch.weight_T * kl_estimate(raw_T, batch.reference_logprobs_T, kind=config.kl)).sum()
             report["losses/kl"] = kl.detach()
             if config.kl_coef != 0:  # k3 may overflow, and 0 times infinity is not a number
