@@ -104,6 +104,7 @@ def evaluate(
 
     Example: `firesteel evaluate runs/quickstart --split l0,l1,l2 evaluation.samples=4`
     """
+    from firesteel.environments.tool_calls.template import with_call_format
     from firesteel.evaluate import evaluate as evaluate_split
     from firesteel.files import write_json_atomic
     from firesteel.policy import load_policy
@@ -113,7 +114,7 @@ def evaluate(
     prepare(out)
     overrides = parse_overrides(settings or [])
     refuse_test_settings(overrides)
-    config = evaluation_config(model, overrides)
+    config = with_call_format(evaluation_config(model, overrides))
     set_up_torch(config)
     policy = load_policy(config)
     results: dict[str, Any] = {}
@@ -144,6 +145,7 @@ def rollout(
 ) -> None:
     """Grow trees with a model and print them: what was seen, done, and where it branched."""
     from firesteel.draw import draw_tree
+    from firesteel.environments.tool_calls.template import with_call_format
     from firesteel.files import write_atomic
     from firesteel.policy import grow_trees, load_policy, load_tasks
     from firesteel.report import rollout_metrics
@@ -151,7 +153,7 @@ def rollout(
     from firesteel.train import set_up_torch
 
     prepare(out)
-    config = evaluation_config(model, parse_overrides(settings or []))
+    config = with_call_format(evaluation_config(model, parse_overrides(settings or [])))
     set_up_torch(config)
     trees = grow_trees(load_tasks(config, split, tasks), load_policy(config), config)
     score_trees(trees, config.reward, call_format=config.environment.options.get("format"))

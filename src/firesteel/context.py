@@ -160,8 +160,13 @@ class ContextBuilder:
         Raises:
             ContextOverflow: it is longer than `max_prompt_tokens`.
         """
-        text = self.prompts.opening(goal=goal, observation=observation.text, admissible=self._admissible(observation))
-        token_ids = self._opening.token_ids(text)
+        if self.prompts.whole is not None:
+            text = self.prompts.whole(self.tokenizer, observation.text, self._template_options)
+            token_ids = list(self.tokenizer.encode(text, add_special_tokens=False))
+        else:
+            admissible = self._admissible(observation)
+            text = self.prompts.opening(goal=goal, observation=observation.text, admissible=admissible)
+            token_ids = self._opening.token_ids(text)
         self._refuse_overflow(token_ids)
         return token_ids
 
@@ -198,6 +203,8 @@ class ContextBuilder:
             ContextOverflow: even without history it is longer than `max_prompt_tokens`.
         """
         num_steps = len(steps) if step_index is None else step_index
+        if self.prompts.whole is not None and num_steps == 0:
+            return self.first(goal, observation)
         shown = steps[len(steps) - min(self.history_length, len(steps)) :]
         history = [self._pair(step) for step in shown]
         admissible = self._admissible(observation)

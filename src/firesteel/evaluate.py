@@ -10,6 +10,7 @@ from typing import Any
 from firesteel.branching import Chain
 from firesteel.config import Config, RolloutConfig
 from firesteel.environments import environment_class
+from firesteel.environments.tool_calls.template import with_call_format
 from firesteel.errors import TaskError
 from firesteel.metrics import ALL_KINDS, EpisodeRecord, SuccessRow, pass_at_k, success_table
 from firesteel.policy import Policy, load_policy, load_tasks
@@ -129,6 +130,7 @@ def evaluate(
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Evaluates the configured model on a split (`evaluation.split` by default)."""
+    config = with_call_format(config)
     split = split or config.evaluation.split
     tasks = load_tasks(config, split, config.evaluation.num_tasks)
     return evaluate_policy(policy or load_policy(config), config, tasks, split=split, on_progress=on_progress)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,9 @@ class PromptSet:
     admissible)` is a complete prompt that shows only the given `history`, oldest pair first.
     `admissible` is None where actions are not listed. `parse(text)` reads a response, `write(step)` is the response
     that supervised learning teaches for an expert's step; `parse` reads what `write` writes.
+
+    `whole(tokenizer, observation, options)`, where given, writes the first prompt in place of `opening`: the text that
+    the chat template gives with these options.
     """
 
     opening: Callable[..., str]
@@ -42,6 +45,7 @@ class PromptSet:
     window: Callable[..., str]
     parse: Callable[[str], ParsedResponse] = parse_response
     write: Callable[[ExpertStep], str] = format_response
+    whole: Callable[[Any, str, Mapping[str, Any]], str] | None = None
 
 
 def _listed(observation: str, admissible: Sequence[str] | None) -> str:
@@ -129,6 +133,8 @@ PROMPTS: dict[str, Any] = {
     "spark": PromptSet(opening=_spark_opening, turn=_spark_turn, window=_spark_window),
     # calls alone, without tags: the form that ToolExpander and other tool-calling papers train
     "tool_calls": "firesteel.environments.tool_calls.prompts:TOOL_CALLS",
-    # the same with a reasoning tag in front, so that an episode can branch at `<explore>`
+    # the model's own chat template with `tools=`; chosen by `environment.options.format=template`
+    "tool_template": "firesteel.environments.tool_calls.template:TOOL_TEMPLATE",
+    # `tool_calls` with a reasoning tag in front, so that an episode can branch at `<explore>`
     "tool_calls_explore": "firesteel.environments.tool_calls.prompts:TOOL_CALLS_EXPLORE",
 }

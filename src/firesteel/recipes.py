@@ -76,9 +76,11 @@ class RecipeSession:
         Raises:
             ConfigError: with `resume`, a finished run of this name has other settings.
         """
+        from firesteel.environments.tool_calls.template import with_call_format
         from firesteel.run import config_hash, is_run
         from firesteel.train import MAY_DIFFER, train
 
+        config = with_call_format(config)
         directory = Path(config.runs_dir) / config.name
         exists = is_run(directory)
         if exists and self.resume and (directory / "summary.json").exists():
@@ -161,7 +163,10 @@ def run_recipe(
     options = {} if seeds is None else {"seeds": seeds}
     if options and not compares_over_seeds(recipe):
         raise ConfigError(f"recipe '{recipe.name}' takes no --seeds; seed=N sets its first or only seed")
-    config, session = recipe.config().updated(overrides), RecipeSession(resume, listen, jobs)
+    from firesteel.environments.tool_calls.template import with_call_format
+
+    config = with_call_format(recipe.config().updated(overrides))
+    session = RecipeSession(resume, listen, jobs)
     if hasattr(recipe.module, "run"):
         summary: dict[str, Any] = recipe.module.run(config, session, **options)
         return summary

@@ -23,6 +23,7 @@ from firesteel.checkpoint import load_checkpoint
 from firesteel.config import Config
 from firesteel.curriculum import Curriculum, make_curriculum
 from firesteel.demonstrations import StoredTrees
+from firesteel.environments.tool_calls.template import with_call_format
 from firesteel.errors import ConfigError
 from firesteel.evaluate import Evaluation, evaluate_policy
 from firesteel.export import save_model
@@ -146,6 +147,7 @@ def train(config: Config, *, resume: bool = False, listen: Listener = silent) ->
             that of an uninterrupted run (`deterministic`, same machine and thread count).
         listen: is told what happens, as (event, facts); the command line draws its progress bars from it.
     """
+    config = with_call_format(config)
     set_up_torch(config)
     # Opened first, so that settings that cannot work leave no directory behind.
     session = open_session(config, listen)

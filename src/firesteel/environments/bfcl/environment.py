@@ -19,13 +19,13 @@ from firesteel.environments.bfcl.multi_turn import (
 from firesteel.environments.bfcl.package import MULTI_TURN, SINGLE_TURN
 from firesteel.environments.bfcl.single_turn import single_turn_tasks
 from firesteel.environments.tool_calls.environment import REASONING, ToolCalls
-from firesteel.environments.tool_calls.formats import FORMATS, SCHEMAS, CallFormat, show_tools
+from firesteel.environments.tool_calls.formats import SCHEMAS, CallFormat, call_format, show_tools
 from firesteel.environments.tool_calls.parsers import without_sections
 from firesteel.environments.tool_calls.schema import argument_flaws
 from firesteel.environments.tool_calls.tasks import Call, demonstrations_of
 from firesteel.errors import ConfigError, EnvironmentFailed, TaskError
 from firesteel.metrics import EpisodeRecord
-from firesteel.plugins import load, nearest
+from firesteel.plugins import nearest
 from firesteel.types import ExpertStep, Observation, StepResult, Task
 
 MAX_STEPS_PER_TURN = 20
@@ -83,7 +83,7 @@ class Bfcl(Environment):
             raise ConfigError(f"bfcl: schemas must be one of {SCHEMAS}, not {schemas!r}")
         if reasoning not in REASONING:
             raise ConfigError(f"bfcl: reasoning must be one of {REASONING}, not {reasoning!r}")
-        self._format: CallFormat = load(format, FORMATS, kind="call format")
+        self._format: CallFormat = call_format(format)
         self._schemas = schemas
         self._terse = terse
         self._end_on_failure = end_on_failure
@@ -105,6 +105,12 @@ class Bfcl(Environment):
         category = str(options.get("category", "multi_turn_base"))
         _check_category(category)
         categories = (category,) if split in PARTS else GROUPS.get(split, (split,))
+        multi = [name for name in categories if name in MULTI_TURN]
+        if multi and call_format(str(options.get("format", "hermes"))).is_by_template:
+            raise ConfigError(
+                f"bfcl: multi-turn tasks ({multi[0]}) are shown as text: format=template is for single-turn ones, "
+                "such as --split single_turn"
+            )
         found = (task for name in categories for task in _tasks(name) if split not in PARTS or _part(task.id) == split)
         return [task for _, task in zip(range(count), found, strict=False)] if count is not None else list(found)
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from firesteel.environments.base import Environment
 from firesteel.environments.tool_calls.checkers import CHECKERS, Checker, Verdict, bfcl
 from firesteel.environments.tool_calls.examples import INSTRUCTIONS, write_self_exemplifying
-from firesteel.environments.tool_calls.formats import FORMATS, SCHEMAS, CallFormat
+from firesteel.environments.tool_calls.formats import SCHEMAS, CallFormat, call_format
 from firesteel.environments.tool_calls.generate import NUM_DRAWN, SPLITS, TASK_KINDS, make_task
 from firesteel.environments.tool_calls.parsers import without_sections
 from firesteel.environments.tool_calls.prompts import show_task
@@ -21,6 +21,7 @@ from firesteel.environments.tool_calls.tasks import (
     demonstrations_of,
     tool_task,
 )
+from firesteel.environments.tool_calls.template import conversation_text
 from firesteel.errors import ConfigError, EnvironmentFailed, TaskError
 from firesteel.guard import readable
 from firesteel.plugins import load, nearest
@@ -41,8 +42,10 @@ _OPTIONS = ("source", "path", "format", "checker", "schemas", "terse", "reasonin
 class ToolCalls(Environment):
     """One query, some tools, one answer; then the episode ends with reward 1.0 or 0.0.
 
-    `format` is how calls are written (`FORMATS`), `checker` decides what is right (`CHECKERS`), `schemas` whether tools
-    are shown as "json" or as a short "signature", `terse` whether the sentence about the format is left out.
+    `format` is how calls are written (`FORMATS`): "template" has the model's own chat template show the tools, and
+    reads the form of calls that it writes. `checker` decides what is right (`CHECKERS`). `schemas` says whether tools
+    are shown as "json" or as a short "signature", `terse` whether the sentence about the format is left out; a template
+    knows neither.
     `reasoning` "refused" wants calls alone (the paper's format); "allowed" passes over `<think>`, `<explore>` and
     `<examples>` sections. `exemplify` puts ToolExpander's self-exemplifying instruction into every prompt (and allows
     the sections); tasks marked `self_exemplifying` (cold start) have it anyway. Under the checker "bfcl" the calls
@@ -76,7 +79,7 @@ class ToolCalls(Environment):
                 f"tool_calls: schemas must be one of {SCHEMAS}, not {schemas!r}, and reasoning one of {REASONING}, "
                 f"not {reasoning!r}"
             )
-        self._format = _format(format)
+        self._format = call_format(format)
         self._check: Checker = load(checker, CHECKERS, kind="checker") if isinstance(checker, str) else checker
         self._schemas = schemas
         self._terse = terse
@@ -103,7 +106,9 @@ class ToolCalls(Environment):
         if source != "generated":
             from firesteel.environments.tool_calls.loaders import load_tasks
 
-            tasks = load_tasks(source, options.get("path", ""), split, count, _format(options.get("format", "hermes")))
+            tasks = load_tasks(
+                source, options.get("path", ""), split, count, call_format(options.get("format", "hermes"))
+            )
             if tasks.num_rejected:
                 report = readable(tasks.report(most=_MOST_TOLD))
                 warnings.warn(f"tool_calls: source '{source}', split '{split}': {report}", RuntimeWarning, stacklevel=2)
@@ -123,16 +128,19 @@ class ToolCalls(Environment):
         self._exemplifies = self._exemplify or bool(task.data.get("self_exemplifying"))
         self._own_examples = tuple(map(demonstration_of, task.data.get("own_examples", ())))
         self.goal = self._task.query
-        form = "terse" if self._terse else "full"
         try:
-            text = show_task(
-                self._task, self._format, schemas=self._schemas, demonstrations=demonstrations_of(task),
-                hint=str(task.data.get("hint", "")), instruction=INSTRUCTIONS[form] if self._exemplifies else "",
-                is_terse=self._terse,
-            )  # fmt: skip
+            return Observation(self._shown(self._task, demonstrations_of(task), str(task.data.get("hint", ""))))
         except ConfigError as error:
             raise EnvironmentFailed(f"task '{task.id}' cannot be shown: {error}") from error
-        return Observation(text)
+
+    def _shown(self, task: ToolTask, demonstrations: Sequence[Demonstration], hint: str) -> str:
+        instruction = INSTRUCTIONS["terse" if self._terse else "full"] if self._exemplifies else ""
+        if self._format.is_by_template:
+            return conversation_text(task, demonstrations, "\n".join(filter(None, (instruction, hint))))
+        return show_task(
+            task, self._format, schemas=self._schemas, demonstrations=demonstrations, hint=hint,
+            instruction=instruction, is_terse=self._terse,
+        )  # fmt: skip
 
     def step(self, action: str) -> StepResult:
         """Reads the calls, checks them and ends the episode."""
@@ -195,10 +203,6 @@ class ToolCalls(Environment):
         if self._is_over:
             raise EnvironmentFailed("tool_calls was stepped after its episode had ended; call reset first")
         return self._task
-
-
-def _format(given: str | CallFormat) -> CallFormat:
-    return load(given, FORMATS, kind="call format") if isinstance(given, str) else given
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from keyword import iskeyword
 from typing import Any
 
 from firesteel.environments.tool_calls.parsers import Parsed, read_hermes, read_llama3, read_python
 from firesteel.environments.tool_calls.tasks import Call, ToolTask, same_calls
 from firesteel.errors import ConfigError
+from firesteel.plugins import load
 
 Tools = Sequence[Mapping[str, Any]]
 
@@ -21,13 +22,15 @@ SCHEMAS = ("json", "signature")
 class CallFormat:
     """One way of writing calls. `read(text, tools)` gives back what `write(calls)` wrote.
 
-    `rule` is the sentence that tells an instruction-tuned model how to write them.
+    `rule` is the sentence that tells an instruction-tuned model how to write them. With `is_by_template` the model's
+    chat template shows the tools and says how to call them.
     """
 
     name: str
     rule: str
     write: Callable[[Sequence[Call]], str]
     read: Callable[[str, Tools], Parsed]
+    is_by_template: bool = False
 
 
 def write_hermes(calls: Sequence[Call]) -> str:
@@ -75,7 +78,29 @@ FORMATS: dict[str, CallFormat] = {
         read_python,
     ),
 }
-"""Qwen's and Hermes's form, Llama 3's, and Python's, as BFCL prompts for it."""
+"""Qwen's and Hermes's form, Llama 3's, and Python's, as BFCL prompts for it. Each also as `template_NAME`: the form of
+the calls, while the tools are shown by the model's own chat template (`tools=`)."""
+
+BASE_FORMATS = dict(FORMATS)
+FORMATS |= {
+    f"template_{name}": replace(form, name=f"template_{name}", rule="", is_by_template=True)
+    for name, form in BASE_FORMATS.items()
+}
+
+
+def call_format(given: str | CallFormat) -> CallFormat:
+    """The format of a name.
+
+    Raises:
+        ConfigError: there is no such format, or it is "template", which only the tokenizer of a model can tell.
+    """
+    if given == "template":
+        raise ConfigError(
+            "format=template is told by the chat template of a model, and there is none here; name the form of its "
+            f"calls: {', '.join(name for name in FORMATS if name.startswith('template_'))}"
+        )
+    form: CallFormat = load(given, FORMATS, kind="call format") if isinstance(given, str) else given
+    return form
 
 
 def format_flaws(form: CallFormat, task: ToolTask) -> list[str]:

@@ -1,19 +1,27 @@
-"""A model's own chat template with `tools=`: what it writes for tools, and in which form it wants calls."""
+"""A model's own chat template with `tools=`: what it writes for tools, and in which form it wants calls.
+
+`format=template` of an environment stands for it: `with_call_format` finds the form in which the template of the
+configured model writes calls. Environments then show tools and messages as JSON text, which `TOOL_TEMPLATE` renders.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
-from firesteel.environments.tool_calls.formats import FORMATS, CallFormat
+from firesteel.environments.tool_calls.formats import BASE_FORMATS, FORMATS, CallFormat
+from firesteel.environments.tool_calls.prompts import TOOL_CALLS
 from firesteel.environments.tool_calls.tasks import Call, Demonstration, ToolTask
-from firesteel.errors import ModelError
+from firesteel.errors import ConfigError, EnvironmentFailed, ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from firesteel.config import Config
 
 _TAGS = {"<tool_call>", "</tool_call>", "<|python_tag|>"}
 _PROBE = (Call("probe_one", {"text": "a b", "number": 3}),)
@@ -24,29 +32,58 @@ _PROBE_TOOL = {
 }
 
 
-def template_format(tokenizer: PreTrainedTokenizerBase) -> CallFormat:
+def with_call_format(config: Config) -> Config:
+    """The settings with `format=template` of the environment replaced by the form that the model's template writes.
+
+    Formats by a template get the prompts "tool_template", whatever `context.prompts` was.
+
+    Raises:
+        ConfigError: there is no `model.path` whose template could tell.
+        ModelError: the template takes no tools, or writes calls in none of the known forms.
+    """
+    name = config.environment.options.get("format")
+    if name == "template":
+        from firesteel.models import load_tokenizer
+
+        model = config.model
+        if model.path is None:
+            raise ConfigError(
+                "environment.options.format=template shows tools by the model's own chat template: set model.path to a "
+                "model that has one with tools, or format to hermes, llama3 or python"
+            )
+        tokenizer = load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
+        name = template_format(tokenizer, **config.context.template_options).name
+    form = FORMATS.get(name) if isinstance(name, str) else None
+    if form is None or not form.is_by_template:
+        return config
+    return config.updated({"environment": {"options": {"format": name}}, "context": {"prompts": "tool_template"}})
+
+
+def template_format(tokenizer: PreTrainedTokenizerBase, **options: Any) -> CallFormat:
     """The format of `FORMATS` in which a chat template writes an assistant's calls.
 
     A conversation with one call is rendered, and the format that reads the same call back from the assistant's turn
-    is taken. Its `rule` is empty: the template itself says how to call.
+    is taken.
 
     Raises:
         ModelError: the template takes no tools, or writes calls in none of the known forms.
     """
     asked: list[dict[str, Any]] = [{"role": "user", "content": "q"}]
     answered = [*asked, {"role": "assistant", "content": "", "tool_calls": as_tool_calls(_PROBE)}]
-    before = render(tokenizer, asked, [_PROBE_TOOL])
+    before = render(tokenizer, asked, [_PROBE_TOOL], **options)
     if "probe_one" not in before:
         raise ModelError("the chat template ignores tools=; use format=hermes, llama3 or python with prompts of text")
-    after = render(tokenizer, answered, [_PROBE_TOOL], add_generation_prompt=False)
+    after = render(tokenizer, answered, [_PROBE_TOOL], add_generation_prompt=False, **options)
     written = after[_common_length(before, after) :]
     for token in sorted({*tokenizer.get_added_vocab()} - _TAGS, key=len, reverse=True):
         written = written.replace(token, "")
-    for form in FORMATS.values():
+    for name, form in BASE_FORMATS.items():
         parsed = form.read(_from_first_call(written, form), [_PROBE_TOOL])
         if [call.key() for call in parsed.calls] == [call.key() for call in _PROBE]:
-            return replace(form, rule="")
-    raise ModelError(f"the chat template writes calls in no known form ({written[:80]!r}); known: {', '.join(FORMATS)}")
+            return FORMATS[f"template_{name}"]
+    raise ModelError(
+        f"the chat template writes calls in no known form ({written[:80]!r}); known: {', '.join(BASE_FORMATS)}"
+    )
 
 
 def _common_length(left: str, right: str) -> int:
@@ -97,3 +134,33 @@ def render(
     except TemplateError as error:
         raise ModelError(f"the chat template refuses a conversation with tools: {error}") from error
     return str(text)
+
+
+def conversation_text(task: ToolTask, demonstrations: Sequence[Demonstration] = (), hint: str = "") -> str:
+    """Tools and messages as JSON: the observation that `TOOL_TEMPLATE` renders."""
+    messages = template_messages(task, demonstrations, hint)
+    return json.dumps({"tools": [dict(tool) for tool in task.tools], "messages": messages}, ensure_ascii=False)
+
+
+def render_conversation(tokenizer: PreTrainedTokenizerBase, observation: str, options: Mapping[str, Any]) -> str:
+    """The first prompt of an episode whose observation is `conversation_text`.
+
+    Raises:
+        EnvironmentFailed: the observation is something else, or the template refuses this conversation.
+    """
+    try:
+        shown = json.loads(observation)
+        messages, tools = shown["messages"], shown["tools"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise EnvironmentFailed(
+            "the prompts 'tool_template' show conversations with tools, and the environment shows something else; set "
+            "environment.options.format=template with tool_calls or bfcl's single-turn tasks, or other context.prompts"
+        ) from error
+    try:
+        return render(tokenizer, messages, tools, **options)
+    except ModelError as error:
+        raise EnvironmentFailed(str(error)) from error
+
+
+TOOL_TEMPLATE = replace(TOOL_CALLS, whole=render_conversation)
+"""The model's own chat template with `tools=`, for episodes of one response."""
