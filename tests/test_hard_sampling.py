@@ -198,6 +198,9 @@ def test_a_restored_curriculum_goes_on_as_if_nothing_had_happened():
             assert again.state_dict() == curriculum.state_dict()
     with pytest.raises(TaskError, match="the checkpoint is of 4 tasks and there are 1"):
         HardSampling([sample("a", "f")], seed=0).load_state_dict(state)
+    for others in (data_set()[::-1], [sample(f"x{number}", "f") for number in range(4)]):
+        with pytest.raises(TaskError, match="the checkpoint is of other tasks"):
+            HardSampling(others, seed=0).load_state_dict(state)
 
 
 def test_a_ledger_forgets_what_a_resumed_run_writes_again(tmp_path: Path):

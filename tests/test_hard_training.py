@@ -76,7 +76,26 @@ def test_rounds_probe_and_their_tokens_count(hard_run: Path) -> None:
         assert row["rollout/total_generated_tokens"] == spent
     assert metrics[0]["hard/raw"] + metrics[0]["hard/guided"] + metrics[0]["hard/hard"] == 12
     assert metrics[0]["hard/raw"] > 0 and metrics[0]["hard/guided"] > 0
-    assert metrics[0]["hard/probe_overhead"] <= 1.3
+
+
+def test_waves_cost_little_more_than_one_rollout_at_a_time(
+    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def probed(name: str, waves: tuple[int, ...] | None = None) -> tuple[float, float]:
+        if waves is not None:
+            monkeypatch.setattr("firesteel.hard_sampling.waves_of", lambda rollouts: waves)
+        options = {"name": "hard_sampling", "options": {"rollouts": 10, "mode": "drop"}}
+        config = configure({"name": name, "steps": 1, "curriculum": options, "environment": {"num_tasks": 120}})
+        train(config)
+        (row,) = rows(directory(config))
+        return row["hard/probe_tokens"], row["hard/probe_overhead"]
+
+    in_waves, overhead = probed("waves")
+    assert 1.02 < overhead <= 1.3
+    one_by_one, none = probed("one", (1,) * 10)
+    assert none == 1.0 and 1.0 < in_waves / one_by_one <= 1.3
+    at_once, much = probed("at once", (10,))
+    assert much > 1.5 and at_once / one_by_one > 1.5
 
 
 def test_the_rate_decays_by_round(hard_run: Path) -> None:

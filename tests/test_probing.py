@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from tool_trees import Table, sample
 
@@ -51,6 +53,35 @@ def test_waves_cost_at_most_1_13_times_a_sequential_prober_whatever_the_policy()
     ratios = [waves / alone for waves, alone in (expected_rollouts(p / 1000) for p in range(1001))]
     assert 1.12 < max(ratios) < 1.13
     assert max(w / s for w, s in (expected_rollouts(p / 1000, (10,)) for p in range(1001))) == 10.0
+
+
+class Drawn:
+    """Rollouts that succeed by chance, and are `lengths[success]` tokens long."""
+
+    def __init__(self, p: float, lengths: tuple[int, int]) -> None:
+        self.rng, self.p, self.lengths = random.Random(f"{p}/{lengths}"), p, lengths
+
+    def __call__(self, tasks, rollouts: int, name: str) -> list[list[Rollout]]:
+        return [[self.rollout() for _ in range(rollouts)] for _ in tasks]
+
+    def rollout(self) -> Rollout:
+        success = self.rng.random() < self.p
+        return Rollout(success, self.lengths[success])
+
+
+@pytest.mark.parametrize("rollouts", [10, 32])
+@pytest.mark.parametrize("p", [0.05, 0.15, 0.3, 0.5, 0.8])
+def test_tokens_of_a_probe_are_within_1_3_of_a_sequential_probers(p: float, rollouts: int):
+    waves, one_by_one = waves_of(rollouts), (1,) * rollouts
+    expected, alone = expected_rollouts(p, waves)
+    for lengths in ((100, 100), (300, 20), (20, 300)):
+        play, tasks = Drawn(p, lengths), [sample("a", "f")] * 2000
+        sequential = sum(result.tokens for result in probe(tasks, play, "s", waves=one_by_one))
+        batched = sum(result.tokens for result in probe(tasks, play, "w", waves=waves))
+        at_once = sum(result.tokens for result in probe(tasks, play, "o", waves=(rollouts,)))
+        assert 1.0 < batched / sequential <= 1.3
+        assert batched / sequential == pytest.approx(expected / alone, rel=0.08)
+        assert at_once / sequential > batched / sequential + 0.1  # what waves are for
 
 
 def test_chunks_cover_a_data_set_in_order():

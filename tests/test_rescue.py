@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from tool_trees import sample, tool_tree
@@ -10,12 +11,13 @@ from tool_trees import sample, tool_tree
 from firesteel.advantages import estimate_advantages
 from firesteel.config import AdvantageConfig
 from firesteel.environments.tool_calls.formats import FORMATS
-from firesteel.environments.tool_calls.tasks import Call
+from firesteel.environments.tool_calls.tasks import Call, tool_task
 from firesteel.errors import ConfigError
 from firesteel.fewshot import guided, is_guided
 from firesteel.rescue import (
     RESCUE_PRESETS,
     RESCUES,
+    TIERS,
     RescueContext,
     dead_groups,
     derived_hints,
@@ -227,3 +229,8 @@ def test_misuse_is_named():
     for message, (name, options) in cases.items():
         with pytest.raises(ConfigError, match=message):
             make_rescue(name, TASKS, seed=0, options=options)
+
+
+def test_a_task_without_a_known_answer_has_no_hints():
+    task = replace(tool_task(sample("a", "f")), answers=()).to_task()
+    assert hint_rungs(task, FORMATS["hermes"], TIERS) == prefix_rungs(task, FORMATS["hermes"], (0.5,)) == []

@@ -144,6 +144,9 @@ def test_the_papers_recipe_counts_what_it_would_cost(tmp_path: Path) -> None:
     assert plan["probe_rounds"] == 10
     assert plan["probe_tokens_at_most"] == 10 * 62_687 * 40 * 8192
     assert "probe tokens at most" in plan["text"]
+    several = config.updated({"model": {"path": str(tmp_path)}, "rollout": {"candidates": 3}})
+    assert estimate(several)["generated_tokens_at_most"] == 3 * plan["generated_tokens_at_most"]
+    assert estimate(several)["probe_tokens_at_most"] == plan["probe_tokens_at_most"]  # probes play chains
     unknown = config.updated({"environment": {"num_tasks": None}, "curriculum": {"options": {"mode": "drop"}}})
     plan = estimate(unknown.updated({"model": {"path": str(tmp_path)}}))
     assert plan["probe_rollouts_per_task_and_round_at_most"] == 10

@@ -17,11 +17,11 @@ ASSUMED_PROMPT_TOKENS = 2048
 def estimate(config: Config) -> dict[str, Any]:
     """Bounds for a configuration; `text` is for people.
 
-    Tokens assume that every leaf plays all turns and uses all response tokens; evaluations are not counted, and
-    learning from stored episodes generates nothing else. Probes of a hard-sampling curriculum are counted as if no
-    rollout of them solved anything, where `environment.num_tasks` says how many tasks there are. Memory counts
-    weights, gradients and AdamW moments of what is trained, and in `full` contexts the KV cache of one step's leaves;
-    activations come on top.
+    Tokens assume that every leaf plays all turns and uses all response tokens, for each of `rollout.candidates`;
+    evaluations are not counted, and learning from stored episodes generates nothing else. Probes of a hard-sampling
+    curriculum are counted as if no rollout of them solved anything, where `environment.num_tasks` says how many tasks
+    there are. Memory counts weights, gradients and AdamW moments of what is trained, and in `full` contexts the KV
+    cache of one step's leaves; activations come on top.
 
     Raises:
         ModelError: `model.path` is no decoder-only model.
@@ -29,7 +29,7 @@ def estimate(config: Config) -> dict[str, Any]:
     """
     rollout, grows = config.rollout, config.learner.kind == "policy_gradient"
     leaves = config.tasks_per_step * rollout.num_leaves if grows else 0
-    tokens_per_step = leaves * rollout.max_turns * rollout.max_response_tokens
+    tokens_per_step = leaves * rollout.max_turns * rollout.candidates * rollout.max_response_tokens
     result: dict[str, Any] = {
         "leaves_per_step": leaves,
         "generated_tokens_per_step_at_most": tokens_per_step,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from array import array
 from collections.abc import Callable, Sequence
@@ -35,6 +36,8 @@ def is_guided(task: Task) -> bool:
 class ExampleIndex:
     """Which samples of a data set use which tools; of the samples themselves it keeps only their places.
 
+    `digest` is a hash of all their ids.
+
     `tools_of` says which of a sample's tools examples are taken for: those that its answer "called" (Section 3.1 of
     ToolExpander: samples "that use this tool"), which tells which tools to call, or all that it "listed".
 
@@ -65,9 +68,12 @@ class ExampleIndex:
         self._tools_of = tools_of
         self._read: Callable[[Task], ToolTask] = load(read, {}, kind="reader") if isinstance(read, str) else read
         self._users: dict[str, array[int]] = {}
+        ids = hashlib.blake2b(digest_size=16)
         for place, task in enumerate(tasks):
+            ids.update(f"{task.id}\n".encode())
             for name in self._read(task).called_tools():
                 self._users.setdefault(name, array("L")).append(place)
+        self.digest = ids.hexdigest()
 
     def draw(self, task: Task, attempt: int) -> tuple[int, ...]:
         """The places of a seeded draw of examples for a task; another `attempt` gives another draw, if there is one.

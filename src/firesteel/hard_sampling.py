@@ -239,10 +239,12 @@ class HardSampling:
         return self._left.pop(min(range(len(self._left)), key=lambda at: held[self._left[at]]))
 
     def _next_pass(self, held: Counter[int]) -> array[int]:
-        order = list(range(len(self.tasks)))
+        """Every place once, in an order of its own; those that the step holds come last."""
+        order = array("L", range(len(self.tasks)))
         random.Random(f"{self.seed}/{self._passes}").shuffle(order)
         self._passes += 1
-        return array("L", sorted(order, key=held.__getitem__))
+        last = sorted(filter(held.__contains__, order), key=held.__getitem__)
+        return array("L", (place for place in order if place not in held)) + array("L", last)
 
     def _size(self, place: int) -> int:
         """How many versions of a sample a step holds."""
@@ -293,7 +295,8 @@ class HardSampling:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "round": self.round, "step": self._step, "status": self._status.decode(), "passes": self._passes,
+            "tasks": self.index.digest, "round": self.round, "step": self._step, "passes": self._passes,
+            "status": self._status.decode(),
             "left": list(self._left), "probe_tokens": self._probe_tokens, "drawn": dict(self._drawn),
             "examples": {str(place): list(chosen) for place, chosen in self._examples.items()},
         }  # fmt: skip
@@ -303,6 +306,11 @@ class HardSampling:
             raise TaskError(
                 f"hard_sampling: the checkpoint is of {len(state['status'])} tasks and there are {len(self.tasks)}; "
                 "resume with the same environment settings"
+            )
+        if state.get("tasks", self.index.digest) != self.index.digest:
+            raise TaskError(
+                "hard_sampling: the checkpoint is of other tasks (ids or their order differ); resume with the same "
+                "environment settings and data"
             )
         self.round, self._step, self._passes = int(state["round"]), int(state["step"]), int(state["passes"])
         self._status = bytearray(state["status"].encode())

@@ -213,7 +213,7 @@ def derived_hints(task: Task, call_format: CallFormat) -> dict[str, list[str]]:
     """
     if isinstance(task.data.get("hints"), Mapping):
         return {str(tier): list(map(str, texts)) for tier, texts in task.data["hints"].items()}
-    calls = tool_task(task).answers[0]
+    calls = tool_task(task).reference
     names = ", ".join(dict.fromkeys(call.name for call in calls))
     plan = "; ".join(f"{call.name}({', '.join(call.arguments)})" for call in calls)
     text = call_format.write(calls)
@@ -230,7 +230,7 @@ JOINS = ("replace", "add", "one")
 
 def hint_rungs(task: Task, call_format: CallFormat, tiers: Sequence[str]) -> list[Task]:
     """One version of a task for each hint, from the weakest; a version shows all hints up to its own (cumulative)."""
-    if not tool_task(task).answers[0] and "hints" not in task.data:
+    if not tool_task(task).reference and "hints" not in task.data:
         return []
     hints = derived_hints(task, call_format)
     listed = [text for tier in tiers for text in hints.get(tier, ())]
@@ -239,7 +239,7 @@ def hint_rungs(task: Task, call_format: CallFormat, tiers: Sequence[str]) -> lis
 
 def prefix_rungs(task: Task, call_format: CallFormat, fractions: Sequence[float]) -> list[Task]:
     """One version of a task for each fraction of its solution (GHPO); each shows its own prefix alone."""
-    calls = tool_task(task).answers[0]
+    calls = tool_task(task).reference
     if not calls:
         return []
     text = call_format.write(calls)

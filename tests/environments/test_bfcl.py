@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import decimal
+import importlib
 import importlib.util
 import json
 import sys
@@ -293,6 +295,18 @@ def test_no_ground_truth_is_beyond_the_limits():
             assert all(_excess(call) is None for call in turn)
             wanted += [call.arguments["precision"] for call in turn if "precision" in call.arguments]
     assert max(wanted) == 10
+
+
+@needs_bfcl
+def test_arithmetic_leaves_the_precision_of_the_process_alone():
+    mpmath = importlib.import_module("mpmath")
+    before = (decimal.getcontext().prec, mpmath.mp.dps)
+    backends = Backends.load({}, ["MathAPI"], long_context=False)
+    root = backends.call(Call("square_root", {"number": 2, "precision": 50}))
+    assert str(decimal.Context(prec=50).sqrt(decimal.Decimal(2))) in root
+    assert "result" in backends.call(Call("logarithm", {"value": 2, "base": 10, "precision": 60}))
+    backends.call(Call("square_root", {"number": -1, "precision": 7}))
+    assert (decimal.getcontext().prec, mpmath.mp.dps) == before
 
 
 @needs_bfcl

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import collections
 import json
+from dataclasses import replace
 
 import pytest
 
 from firesteel.annotate import collect_expert_episodes
 from firesteel.environments.check import check_environment
 from firesteel.environments.tool_calls import ToolCalls
-from firesteel.environments.tool_calls.checkers import exact
+from firesteel.environments.tool_calls.checkers import Verdict, exact
 from firesteel.environments.tool_calls.examples import read_examples
 from firesteel.environments.tool_calls.formats import FORMATS
 from firesteel.environments.tool_calls.generate import SPLITS, TASK_KINDS, catalogue, tool_names
@@ -421,3 +422,16 @@ def test_values_of_options_are_checked(option, value, wanted):
 def test_extreme_options_are_taken():
     assert len(ToolCalls.tasks("train", count=8, num_tools=4, documented=0)) == 8
     assert len(ToolCalls.tasks("cold_start", count=8, max_demonstrations=0, self_exemplifying=1)) == 8
+
+
+def test_where_no_answer_is_known_the_checker_decides_what_the_expert_calls():
+    task = ToolTask("t", ({"role": "user", "content": "q"},), ({"name": "f", "description": "", "parameters": {}},), ())
+    environment = ToolCalls(checker=lambda calls, task: Verdict(bool(calls)))
+    environment.reset(task.to_task(), seed=0)
+    step = environment.expert()
+    assert step.action == '<tool_call>{"name": "f", "arguments": {}}</tool_call>'
+    assert environment.step(step.action).info["success"]
+    for checker, tools in (("exact", task.tools), (lambda calls, task: Verdict(True), ())):
+        environment = ToolCalls(checker=checker)
+        environment.reset(replace(task, tools=tools).to_task(), seed=0)
+        assert environment.expert() is None

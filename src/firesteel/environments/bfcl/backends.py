@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import decimal
+import importlib
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from firesteel.environments.bfcl.package import BACKENDS, backend_class, function_docs
@@ -53,7 +56,8 @@ class Backends:
             return f"Error during execution: {excess}"
         method = getattr(self.instances[owner], call.name)
         try:
-            return _as_text(method(**copy.deepcopy(dict(call.arguments))))
+            with _own_precision(owner):
+                return _as_text(method(**copy.deepcopy(dict(call.arguments))))
         except EnvironmentFailed:
             raise
         except Exception as error:  # boundary: a backend raises whatever arguments provoke; BFCL shows it as the result
@@ -83,6 +87,17 @@ def _excess(call: Call) -> str | None:
         if isinstance(base, int) and isinstance(exponent, int) and (abs(base).bit_length() - 1) * exponent > _MOST_BITS:
             return "the power has too many digits"
     return None
+
+
+@contextmanager
+def _own_precision(owner: str) -> Iterator[None]:
+    """MathAPI sets the precision of `decimal` and `mpmath` for the whole process; it is put back here."""
+    if owner != "MathAPI":
+        yield
+        return
+    mpmath: Any = importlib.import_module("mpmath")
+    with decimal.localcontext(), mpmath.workprec(mpmath.mp.prec):
+        yield
 
 
 def _integer(value: Any) -> int:

@@ -23,7 +23,7 @@ def exact(calls: Sequence[Call], task: ToolTask) -> Verdict:
     """Right iff names and all arguments equal those of one accepted answer, in any order of calls (`canonical`)."""
     if any(same_calls(calls, answer) for answer in task.answers):
         return Verdict(True)
-    best = task.answers[0] if task.answers else ()
+    best = task.reference
     if len(calls) != len(best):
         return Verdict(False, f"{len(calls)} calls, {len(best)} are right")
     if sorted(call.name for call in calls) != sorted(call.name for call in best):

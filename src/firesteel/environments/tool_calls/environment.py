@@ -15,6 +15,7 @@ from firesteel.environments.tool_calls.generate import NUM_DRAWN, SPLITS, TASK_K
 from firesteel.environments.tool_calls.parsers import without_sections
 from firesteel.environments.tool_calls.prompts import show_task
 from firesteel.environments.tool_calls.tasks import (
+    Call,
     Demonstration,
     ToolTask,
     demonstration_of,
@@ -184,11 +185,18 @@ class ToolCalls(Environment):
         return twin
 
     def expert(self) -> ExpertStep | None:
-        """The first accepted answer in this format, after the task's own examples where it has them."""
+        """The first accepted answer in this format, after the task's own examples where it has them.
+
+        Where only the checker knows what is right: a call of the first tool, or None where that is wrong.
+        """
         if self._is_over:
             return None
         task = self._running()
-        calls = task.answers[0]
+        calls = task.reference
+        if not task.answers:
+            calls = tuple(Call(tool["name"]) for tool in task.tools[:1])
+            if not calls or not self._check(calls, task).correct:
+                return None
         try:
             text = self._format.write(calls) if calls else "None of the tools fits."
         except ConfigError as error:

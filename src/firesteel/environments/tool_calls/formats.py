@@ -105,7 +105,7 @@ def call_format(given: str | CallFormat) -> CallFormat:
 
 def format_flaws(form: CallFormat, task: ToolTask) -> list[str]:
     """Why a format cannot hold a task's first accepted answer, which demonstrations and experts write; else empty."""
-    answer = task.answers[0] if task.answers else ()
+    answer = task.reference
     if not answer:
         return []
     try:

@@ -94,9 +94,14 @@ class ToolTask:
     def _ends_with_user(self) -> bool:
         return self.messages[-1]["role"] == "user"
 
+    @property
+    def reference(self) -> tuple[Call, ...]:
+        """The calls of the first accepted answer; none where no call is right or no answer is known."""
+        return self.answers[0] if self.answers else ()
+
     def called_tools(self) -> tuple[str, ...]:
         """The names that the first accepted answer calls, each once, in its order."""
-        return tuple(dict.fromkeys(call.name for call in self.answers[0])) if self.answers else ()
+        return tuple(dict.fromkeys(call.name for call in self.reference))
 
     def to_task(self) -> Task:
         """The record that environments are reset with."""
