@@ -39,6 +39,7 @@ Settings = Annotated[list[str] | None, typer.Argument(help=SETTINGS)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object last, on standard output.")]
 
 
+EXPERT = "expert"
 CHECK_TIMEOUT = "Longest time in seconds for one call of its code; 0: no limit, and no process of its own (to debug)."
 RECIPE = "A recipe's name (see `firesteel recipes`), a .py recipe or a .yaml config; none with --resume."
 
@@ -94,7 +95,7 @@ def train_config(config: Config, **options: Any) -> dict[str, Any]:
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A run directory, or a model's directory or Hub name.")],
+    model: Annotated[str, typer.Argument(help="A run directory, a model's directory or Hub name, or `expert`.")],
     settings: Settings = None,
     split: Annotated[str, typer.Option(help="Split(s) to play, separated by commas.")] = "validation",
     out: Annotated[Path | None, typer.Option(help="Also write the results there, as JSON.")] = None,
@@ -103,31 +104,45 @@ def evaluate(
     """Play tasks without branching: success with 95% Wilson intervals, by split and task type.
 
     Example: `firesteel evaluate runs/quickstart --split l0,l1,l2 evaluation.samples=4`
+
+    `firesteel evaluate expert` plays the environment's own expert: tool-calling tasks with their accepted answers.
     """
     from firesteel.environments.tool_calls.template import with_call_format
     from firesteel.evaluate import evaluate as evaluate_split
+    from firesteel.expert_play import evaluate_expert, unsolved_text
     from firesteel.files import write_json_atomic
-    from firesteel.policy import load_policy
+    from firesteel.policy import load_policy, load_tasks
     from firesteel.progress import Progress
     from firesteel.train import set_up_torch
 
     prepare(out)
     overrides = parse_overrides(settings or [])
     refuse_test_settings(overrides)
-    config = with_call_format(evaluation_config(model, overrides))
+    is_expert = model == EXPERT and not Path(model).is_dir()
+    config = with_call_format(Config().updated(overrides) if is_expert else evaluation_config(model, overrides))
     set_up_torch(config)
-    policy = load_policy(config)
+    policy = None if is_expert else load_policy(config)
     results: dict[str, Any] = {}
     records: list[Any] = []
+    unsolved: list[Any] = []
     with Progress(console) as progress:
         for name in split.split(","):
-            result = evaluate_split(config, split=name, policy=policy, on_progress=partial(progress.playing, name))
+            on_progress = partial(progress.playing, name)
+            if policy is None:
+                tasks = load_tasks(config, name, config.evaluation.num_tasks)
+                result, left = evaluate_expert(config, tasks, split=name, on_progress=on_progress)
+                unsolved += left
+            else:
+                result = evaluate_split(config, split=name, policy=policy, on_progress=on_progress)
             results[name] = result.summary()
             records += result.records
             progress.print(success_rows(result.rows))
             if len(result.pass_at) > 1:
                 progress.print("  ".join(f"pass@{k} {value:.1%}" for k, value in result.pass_at.items()))
     results |= figures_of(config, records)
+    if is_expert:
+        results["unsolved"] = {one.task_id: one.reason for one in unsolved}
+        results["text"] = "\n".join(filter(None, (results.get("text"), unsolved_text(unsolved))))
     if out is not None:
         write_json_atomic(out, finite(results))
         results["written"] = str(out)
