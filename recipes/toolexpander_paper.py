@@ -25,7 +25,7 @@ def config():
                 "options": {"source": "xlam", "path": "xlam_function_calling_60k.json"},
             },
             "curriculum": {"options": {"steps_per_round": STEPS_PER_EPOCH}},
-            "learner": {"minibatch_rows": 1280, "gradient_checkpointing": True},
+            "learner": {"gradient_checkpointing": True},
             "save_every": STEPS_PER_EPOCH,
         },
     )  # fmt: skip

@@ -15,10 +15,12 @@ from tool_runs import random_model
 
 from firesteel.annotate import load_episodes
 from firesteel.config import PRESETS, Config
+from firesteel.environments.tool_calls.rewards import ToolZeroReward
 from firesteel.errors import ConfigError
 from firesteel.estimate import estimate
 from firesteel.few_shot_table import FewShotTable, PassRate
 from firesteel.recipes import RecipeSession, load_recipe
+from firesteel.train import train
 
 SMALL: dict[str, Any] = {
     "steps": 2, "tasks_per_step": 2,
@@ -123,14 +125,36 @@ def test_the_presets_are_the_papers_values() -> None:
     assert (own.loss.kl_coef, own.loss.clip_low, own.loss.clip_high) == (0.0, 0.2, 0.26)
     assert (hard.curriculum.options["rollouts"], hard.curriculum.options["lr_decay"]) == (10, 0.8)
     assert own.learner.lr_decay == 0.8
+    zero = Config.build(PRESETS["tool_zero"])
+    assert (zero.tasks_per_step, zero.learner.lr, zero.learner.schedule) == (128, 5e-7, "cosine")
+    assert (zero.rollout.num_leaves, zero.rollout.temperature) == (8, 0.8)
+    assert (zero.context.max_prompt_tokens, zero.rollout.max_response_tokens) == (2048, 2048)
+    assert (zero.loss.kl_coef, zero.loss.clip_low, zero.loss.clip_high) == (0.0, 0.2, 0.2)
+    reward = ToolZeroReward()
+    assert (zero.reward.name, reward.k, reward.middle) == ("tool_zero", 0.1, 25.0)
+
+
+@pytest.mark.parametrize("name", ["toolexpander", "self_exemplifying", "tool_zero"])
+def test_presets_train_with_a_clip_that_acts(name: str, tmp_path: Path) -> None:
+    small = {
+        "runs_dir": str(tmp_path), "steps": 2, "tasks_per_step": 4,
+        "model": {"path": str(random_model(tmp_path / "m"))},
+        "rollout": {"max_response_tokens": 8}, "context": {"max_prompt_tokens": None},
+        "environment": {"name": "tool_runs:Lottery", "num_tasks": 8, "options": {"terse": True, "num_tools": 6}},
+        "learner": {"lr": 0.1}, "reward": {"name": "tool_runs:distinct_letters"},
+    }  # fmt: skip
+    config = Config.build(PRESETS[name], small)
+    train(config)
+    rows = [json.loads(line) for line in (tmp_path / config.name / "metrics.jsonl").read_text().splitlines()]
+    assert [row["learner/optimizer_steps"] for row in rows] == [4.0, 4.0]
+    assert all(row["losses/clip_fraction"] > 0 for row in rows)
 
 
 def test_the_papers_recipe_counts_what_it_would_cost(tmp_path: Path) -> None:
     config = load_recipe("toolexpander_paper").config()
     assert config.steps == 10 * 61  # 62,687 samples in batches of 1,024: 61 whole ones
     assert config.curriculum.options["steps_per_round"] == 61
-    # 1,024 tasks x 5 rollouts in mini-batches of 1,280 rows: 4 optimiser steps, so that clipping can act
-    assert config.learner.minibatch_rows == 1024 * 5 / 4
+    assert (config.learner.minibatches, config.learner.minibatch_rows) == (4, None)  # so that clipping can act
     shape = {
         "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "hidden_size": 1536, "num_hidden_layers": 28,
         "num_attention_heads": 12, "num_key_value_heads": 2, "intermediate_size": 8960, "vocab_size": 151936,

@@ -11,7 +11,7 @@ _TOOLEXPANDER: dict[str, Any] = {
                 "max_response_tokens": 8192},
     "advantage": {"weighting": "path", "baseline": "group_mean", "over": "leaf", "std": "sample", "eps": 1e-6},
     "loss": {"clip_low": 0.2, "entropy_coef": 0.0},
-    "learner": {"kind": "policy_gradient", "lr": 1e-6},
+    "learner": {"kind": "policy_gradient", "lr": 1e-6, "minibatches": 4},
 }  # fmt: skip
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -58,8 +58,24 @@ PRESETS: dict[str, dict[str, Any]] = {
         "loss": {**_TOOLEXPANDER["loss"], "clip_high": 0.26, "kl_coef": 0.0},
         "learner": {**_TOOLEXPANDER["learner"], "lr_decay": 0.8},
     },
+    "tool_zero": {
+        "tasks_per_step": 128,
+        "environment": {
+            "name": "tool_calls", "options": {"format": "hermes", "checker": "exact", "reasoning": "allowed"},
+        },
+        "context": {"mode": "full", "prompts": "tool_calls", "max_prompt_tokens": 2048},
+        "rollout": {"criterion": "chain", "num_leaves": 8, "num_roots": 8, "max_turns": 1, "temperature": 0.8,
+                    "max_response_tokens": 2048},
+        "reward": {"name": "tool_zero", "invalid_penalty": 0.0},
+        "advantage": {"weighting": "path", "baseline": "group_mean", "over": "leaf", "std": "sample", "eps": 1e-6},
+        "loss": {"clip_low": 0.2, "clip_high": 0.2, "kl_coef": 0.0},
+        "learner": {"kind": "policy_gradient", "lr": 5e-7, "schedule": "cosine", "minibatches": 4},
+    },
 }  # fmt: skip
 """Published settings as layers of `Config.build`. `spark`: 2601.20209 and its code; where the two disagree on the
 training temperature (0.4 and 1.0), the code's 1.0. `spark_rare`: what 2507.11371 states of its offline PPO; it filters
 before it trains. `swirl`: 2504.04736, process filter and step-wise policy gradient, on the logged actions.
-`toolexpander` and `self_exemplifying`: the two methods of 2510.07737, its Tables 9-11."""
+`toolexpander` and `self_exemplifying`: the two methods of 2510.07737, its Tables 9-11. Mini-batches are not stated
+there; four, as in veRL's defaults (256 of 1,024 tasks), because with one no ratio could be clipped. `tool_zero`:
+2511.01934, whose k = 0.1 and m = 25 are those of the reward; its batch of 128 is taken for tasks, with four mini-batches
+for the same reason, and its masked names belong to the data."""
