@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sys
+import warnings
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -402,6 +403,7 @@ def main() -> None:
 
     `package.module:Class` is also looked for in the current directory, as `python -m` does.
     """
+    warnings.formatwarning = lambda message, *where: f"warning: {message}\n"
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())
     try:

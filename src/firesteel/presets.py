@@ -77,5 +77,5 @@ training temperature (0.4 and 1.0), the code's 1.0. `spark_rare`: what 2507.1137
 before it trains. `swirl`: 2504.04736, process filter and step-wise policy gradient, on the logged actions.
 `toolexpander` and `self_exemplifying`: the two methods of 2510.07737, its Tables 9-11. Mini-batches are not stated
 there; four, as in veRL's defaults (256 of 1,024 tasks), because with one no ratio could be clipped. `tool_zero`:
-2511.01934, whose k = 0.1 and m = 25 are those of the reward; its batch of 128 is taken for tasks, with four mini-batches
-for the same reason, and its masked names belong to the data."""
+2511.01934, whose k = 0.1 and m = 25 are those of the reward; its batch of 128 is taken for tasks, with four
+mini-batches for the same reason, and its masked names belong to the data."""

@@ -127,10 +127,10 @@ def test_xlam_by_hand(tmp_path: Path):
         "xlam-2": "unknown tool 'whether'",
         "xlam-3": "'2' is not of type 'integer'",
         "xlam-4": "tool 'weather' is given 2 times",
-        "xlam-5": "JSONDecodeError",
+        "xlam-5": "a part of the record is not JSON",
         "xlam-6": "unknown type 'strnig'",
         "xlam-7": "invalid JSON schema",
-        "xlam-8": "KeyError",
+        "xlam-8": "a record or a part of it has no 'tools'",
         "xlam-9": "there is no query",
         "xlam-0": "its id was there before",
     }.items():
@@ -320,9 +320,7 @@ def test_api_bank_by_hand(tmp_path: Path):
     assert (second.query, [message["role"] for message in second.past]) == (
         "Go on.", ["user", "assistant", "user", "api", "assistant"]
     )  # fmt: skip
-    assert [(left.task_id, left.reason) for left in found.rejected] == [
-        ("b-level-2-1", "TaskError: 'a line is not JSON'")
-    ]
+    assert [(left.task_id, left.reason) for left in found.rejected] == [("b-level-2-1", "a line is not JSON")]
     (tmp_path / "apis").mkdir()
     (tmp_path / "apis" / "alarm.py").write_text(API)
     (tool,) = declared_apis(tmp_path / "apis" / "alarm.py")
@@ -350,8 +348,19 @@ def test_apis_that_cannot_be_read_are_rejected_by_their_file(tmp_path: Path):
     assert [tool["description"] for tool in first.tools] == ["Sets an alarm.", ""]
     assert [(left.task_id, left.reason.split(":")[0]) for left in found.rejected] == [
         ("apis/a.py", "SyntaxError"), ("apis/b.py", "UnicodeDecodeError"), ("apis/c.py:2", "ValueError"),
-        ("apis/d.py:1", "TaskError"), ("b-level-1-1", "TaskError"),
+        ("apis/d.py:1", "TaskError"), ("b-level-1-1", "the text of a turn must be text, got None"),
     ]  # fmt: skip
+
+
+def test_records_of_another_shape_are_told_in_words(tmp_path: Path):
+    lines = [[1], "text", 7, None, {"messages": "hi"}, {"tools": []}, {"messages": [], "tools": 5}]
+    found = load_tasks("openai", write(tmp_path / "x.jsonl", lines), "all", None)
+    assert [left.reason for left in found.rejected] == [
+        "a record must be an object, got [1]", "a record must be an object, got 'text'",
+        "a record must be an object, got 7", "a record must be an object, got None", "messages must be a list, got 'hi'",
+        "a record or a part of it has no 'messages'", "tools must be a list, got 5",
+    ]  # fmt: skip
+    assert len(found) == 0 and found.num_rejected == 7
 
 
 def test_an_environment_plays_files(tmp_path: Path):
@@ -371,7 +380,7 @@ def test_what_is_left_out_is_said_once(tmp_path: Path):
     with pytest.warns(RuntimeWarning) as said:
         assert len(policy.load_tasks(config, "all", None)) == 2
     (message,) = [str(warning.message) for warning in said]
-    assert message.startswith("tool_calls: source 'xlam', split 'all': 2 of 10 tasks kept\n  xlam-0: TaskError")
+    assert message.startswith("tool_calls: source 'xlam', split 'all': 2 of 10 tasks kept\n  xlam-0: a call must be")
     assert message.endswith("\n  and 3 more")
 
 

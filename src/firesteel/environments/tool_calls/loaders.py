@@ -130,7 +130,18 @@ def _each(records: Iterable[tuple[str, Any]], split: str, read: Callable[[str, A
         try:
             yield from read(name, record)
         except (TaskError, KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError) as error:
-            yield Rejection(name, f"{type(error).__name__}: {shortened(str(error), 200)}")
+            yield Rejection(name, _reason(error))
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a record, in words where the loader knows them."""
+    if isinstance(error, TaskError):
+        return str(error)
+    if isinstance(error, KeyError):
+        return f"a record or a part of it has no {error}"
+    if isinstance(error, json.JSONDecodeError):
+        return f"a part of the record is not JSON: {error}"
+    return f"{type(error).__name__}: {shortened(str(error), 200)}"
 
 
 def _numbered(prefix: str, path: Path) -> Iterator[tuple[str, Any]]:
@@ -138,6 +149,8 @@ def _numbered(prefix: str, path: Path) -> Iterator[tuple[str, Any]]:
         raise TaskError(f"'{path}' is a directory; the source {prefix} reads one file")
     for number, record in enumerate(json_records(path)):
         given = record.get("id") if isinstance(record, Mapping) else None
+        if not isinstance(record, (Mapping, ValueError)):
+            record = ValueError(f"a record must be an object, got {shortened(record)}")
         yield f"{prefix}-{number if given is None else given}", record
 
 
@@ -251,7 +264,7 @@ def read_openai(path: str, split: str) -> Outcomes:
         tools = tuple(map(tool_of, _list(record.get("tools") or record.get("functions") or [], "tools")))
         messages: list[dict[str, str]] = []
         found = 0
-        for message in record["messages"]:
+        for message in _list(record["messages"], "messages"):
             calls = _openai_calls(message) if message["role"] == "assistant" else ()
             if calls:
                 identity = f"{name}-{found}" if found else name
