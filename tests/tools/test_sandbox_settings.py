@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 import stat
+import struct
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ import pytest
 from firesteel.errors import ConfigError, MissingDependency
 from firesteel.tools import make_tools
 from firesteel.tools.python import Python
-from firesteel.tools.sandbox import Sandbox, find_python
+from firesteel.tools.sandbox import Sandbox, find_python, interpreter_binds
+from firesteel.tools.syscall_filter import REFUSED, filter_program
 
 
 def test_an_unknown_rung_is_named() -> None:
@@ -71,3 +74,53 @@ def test_fences_around_code_are_taken_off() -> None:
     tool.close()
     assert tool.call("2 + 2").text == "4"
     sandbox.close()
+
+
+def test_of_an_interpreter_in_a_home_only_itself_and_its_libraries_are_shown(tmp_path: Path) -> None:
+    for name in ("bin", "lib", "documents"):
+        (tmp_path / name).mkdir()
+    program = tmp_path / "bin" / "python3"
+    program.touch()
+    (tmp_path / "python").symlink_to(program)
+    shown = interpreter_binds(str(tmp_path / "python"))
+    assert shown == ["--ro-bind", str(program), str(program), "--ro-bind", *[str(tmp_path / "lib")] * 2]
+    assert interpreter_binds("/usr/bin/python3") == []
+
+
+def run_filter(program: bytes, *, architecture: int, number: int, argument: int = 0) -> int:
+    """What the filter says of one call: a small machine for the four instructions that it is made of."""
+    data = {0: number, 4: architecture, 16: argument}
+    code = list(struct.iter_unpack("=HBBI", program))
+    place, loaded = 0, 0
+    while True:
+        operation, if_true, if_false, value = code[place]
+        place += 1
+        if operation == 0x20:
+            loaded = data[value]
+        elif operation == 0x06:
+            return value & 0xFFFF if value != 0x7FFF0000 else 0
+        else:
+            place += if_true if (loaded == value if operation == 0x15 else loaded >= value) else if_false
+
+
+@pytest.mark.parametrize(("machine", "architecture", "column"), [("x86_64", 0xC000003E, 0), ("aarch64", 0xC00000B7, 1)])
+def test_the_filter_of_system_calls_on_both_machines(machine: str, architecture: int, column: int) -> None:
+    program = filter_program(machine)
+    assert program is not None
+    refused = {numbers[column] for numbers in REFUSED.values()}
+    socket_number = (41, 198)[column]
+    for number in range(600):
+        found = run_filter(program, architecture=architecture, number=number, argument=2)
+        assert found == (1 if number in refused else 0), number  # EPERM
+    families = [run_filter(program, architecture=architecture, number=socket_number, argument=n) for n in range(50)]
+    assert [n for n, found in enumerate(families) if found == 0] == [1, 2, 10] and set(families) == {0, 97}
+    assert run_filter(program, architecture=0x40000003, number=1) == 38  # 32 bits
+
+
+def test_a_machine_whose_system_calls_are_not_known_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    with pytest.raises(MissingDependency, match="no system calls of 'riscv64' machines.*'limits_only'"):
+        Sandbox()
+    weak = Sandbox(rung="limits_only", workers=1)
+    assert weak.run("print(1)").output == "1\n"
+    weak.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from firesteel.tools.online import SemanticScholar, Wikipedia, WolframAlpha
 from firesteel.tools.reference import Reference
 from firesteel.tools.search import Search
 from firesteel.tools.units import Units
+from firesteel.tools.worker import Worker
 
 TOWNS = ["Velmora is a harbour town founded in 1642.", "Karsen lies in the hills. It was founded in 1710."]
 
@@ -153,12 +156,39 @@ def test_calculator(tools: dict[str, Tool], query: str, answer: str) -> None:
         "__import__('os').system('true')", "(1).__class__", "lambda: 1", "[x for x in (1, 2)]", "'a' * 3", "9^9^9",
         "factorial(10^6)", "binomial(10^9, 5)", "x^1000", "1/0", "0^-1", "f'{1}'", "(" * 300, "-" * 490 + "1",
         "1" * 61, "open('f')", "x.y", "solve(x + y = 1)", "10^(10^(10^10))", "True + 1", "abs(a=1)",
+        "simplify(factorint(12))", "abs(factorint(12))", "-factorint(12)", "factorint(12) = 3", "[factorint(12)]",
     ],
 )  # fmt: skip
 def test_calculator_refuses_at_once_what_is_no_formula_or_enormous(tools: dict[str, Tool], query: str) -> None:
     result = tools["calculator"].call(query)
     assert not result.ok
     assert "no answer within" not in result.text
+
+
+def slowly(text: str) -> str:
+    """What a worker of the test below runs."""
+    time.sleep(0.5)
+    return text
+
+
+def test_an_interrupted_wait_leaves_no_answer_for_the_next_query() -> None:
+    """A step's time limit interrupts by a signal, wherever the main thread waits."""
+
+    def expire(number: int, frame: object) -> None:
+        raise ArithmeticError("late")
+
+    worker = Worker(f"{__name__}:slowly", timeout_s=5, memory_mb=1024)
+    assert worker.call("first") == "first"
+    previous = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        with pytest.raises(ArithmeticError):
+            worker.call("old")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    assert worker.call("new") == "new"
+    worker.close()
 
 
 def test_a_query_that_takes_too_long_is_ended_and_the_next_one_works() -> None:
@@ -210,6 +240,13 @@ def test_units(tools: dict[str, Tool], query: str, answer: str) -> None:
 )
 def test_units_refuses(tools: dict[str, Tool], query: str) -> None:
     assert not tools["units"].call(query).ok
+
+
+@pytest.mark.parametrize("unit", ["a" + "^0" * 29 + "!", "a" + "**00" * 14 + "!", "a" + "*" * 58, "a" + " " * 57 + "!"])
+def test_no_unit_takes_long_to_refuse(tools: dict[str, Tool], unit: str) -> None:
+    start = time.monotonic()
+    assert not tools["units"].call(f"5 {unit} to m").ok
+    assert time.monotonic() - start < 2
 
 
 @pytest.mark.parametrize(

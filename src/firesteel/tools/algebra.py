@@ -67,7 +67,7 @@ def build(node: ast.AST) -> Any:
     if isinstance(node, ast.Name):
         return _name(node)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
-        operand = build(node.operand)
+        operand = _operand(node.operand)
         return -operand if isinstance(node.op, ast.USub) else operand
     if isinstance(node, ast.BinOp):
         return _binary(node)
@@ -76,8 +76,16 @@ def build(node: ast.AST) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
         return _call(node, node.func.id)
     if isinstance(node, (ast.List, ast.Tuple)):
-        return [build(element) for element in node.elts]
+        return [_operand(element) for element in node.elts]
     raise refuse(node)
+
+
+def _operand(node: ast.AST) -> Any:
+    """A part of a formula; a result in words (`factorint`) cannot be one: sympy's functions evaluate a text."""
+    value = build(node)
+    if isinstance(value, str):
+        raise ToolFailed(f"'{ast.unparse(node)[:60]}' is a text, with which nothing can be computed")
+    return value
 
 
 def _number(node: ast.Constant) -> Any:
@@ -95,7 +103,7 @@ def _name(node: ast.Name) -> Any:
 
 
 def _binary(node: ast.BinOp) -> Any:
-    left, right = build(node.left), build(node.right)
+    left, right = _operand(node.left), _operand(node.right)
     if isinstance(left, list) or isinstance(right, list):
         raise refuse(node)
     if isinstance(node.op, ast.Pow):
@@ -130,7 +138,7 @@ def _power(base: Any, exponent: Any) -> Any:
 
 
 def _compare(node: ast.Compare) -> Any:
-    left, right = build(node.left), build(node.comparators[0])
+    left, right = _operand(node.left), _operand(node.comparators[0])
     relations: dict[type[ast.cmpop], Any] = {
         ast.Eq: sympy.Eq, ast.NotEq: sympy.Ne, ast.Lt: sympy.Lt, ast.LtE: sympy.Le, ast.Gt: sympy.Gt, ast.GtE: sympy.Ge,
     }  # fmt: skip
@@ -143,7 +151,7 @@ def _call(node: ast.Call, name: str) -> Any:
     if name not in FUNCTIONS:
         raise ToolFailed(f"there is no function '{name[:30]}'; known: {', '.join(sorted(FUNCTIONS))}")
     least, most, function = FUNCTIONS[name]
-    arguments = [build(argument) for argument in node.args]
+    arguments = [_operand(argument) for argument in node.args]
     if not least <= len(arguments) <= most:
         raise ToolFailed(f"{name} takes {least} to {most} arguments, got {len(arguments)}")
     return function(*arguments)

@@ -2,9 +2,10 @@
 
 The rung `bubblewrap` isolates by namespaces of the Linux kernel: no network, no files but the interpreter's
 (read-only) and an empty folder in memory, no sight of other processes, no user namespaces to climb in, no privileges.
-Processor time, memory, processes, files and output are limited, and a program ends together with all that it started.
-Workers stay warm, and each program gets processes and namespaces of its own. It is as strong as the kernel is: there is
-no filter on system calls. For code by an adversary use a virtual machine.
+System calls that namespaces and limits do not cover are refused (`syscall_filter`). Processor time, memory, processes,
+files and output are limited, and a program ends together with all that it started. Workers stay warm, and each program
+gets processes and namespaces of its own. It is as strong as the kernel is. For code by an adversary use a virtual
+machine.
 
 The rung `limits_only` isolates nothing: it limits resources. It must be chosen by name.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import queue
 import selectors
 import shutil
@@ -30,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from firesteel.errors import ConfigError, MissingDependency, ToolFailed
+from firesteel.tools.syscall_filter import filter_program
 
 RUNGS = ("bubblewrap", "limits_only")
 NOBODY = 65534
@@ -96,6 +99,7 @@ class Sandbox:
             "wall_s": wall_s,
             "disk_bytes": disk_mb * 2**20,
             "output_bytes": output_bytes,
+            "filter": _filter(rung).hex(),
             "rlimits": {
                 "RLIMIT_CPU": cpu_s,
                 "RLIMIT_AS": memory_mb * 2**20,
@@ -128,10 +132,13 @@ class Sandbox:
             if worker is None:
                 worker = self._starter.submit(self._start).result()
             return worker.run(code, self.wall_s + GRACE_S)
-        except (OSError, EOFError) as error:
+        except BaseException as error:
+            # Whatever interrupts the wait, also a time limit's signal: the worker's next answer would be this one's.
             if worker is not None:
                 worker.kill()
                 worker = None
+            if not isinstance(error, (OSError, EOFError)):
+                raise
             raise ToolFailed(f"the sandbox died ({error or type(error).__name__}); the program was ended") from error
         finally:
             self._idle.put(worker)
@@ -152,7 +159,7 @@ class Sandbox:
     def _start(self) -> _Worker:
         source = Path(__file__).with_name("sandbox_zygote.py").read_text(encoding="utf-8")
         program = f"{source}\nserve(json.loads({json.dumps(json.dumps(self._limits))}))\n"
-        interpreter = [self._python, "-s", "-S", "-B", "-c", program]
+        interpreter = [str(Path(self._python).resolve()), "-s", "-S", "-B", "-c", program]
         command = interpreter if self.rung == "limits_only" else [*self._isolation(), *interpreter]
         return _Worker(command, folder=tempfile.mkdtemp(prefix="firesteel-") if self.rung == "limits_only" else None)
 
@@ -165,9 +172,7 @@ class Sandbox:
                 folders += ["--symlink", os.readlink(path), name]
             elif path.is_dir():
                 folders += ["--ro-bind", name, name]
-        prefix = str(Path(self._python).resolve().parent.parent)
-        if not prefix.startswith("/usr"):
-            folders += ["--ro-bind", prefix, prefix]
+        folders += interpreter_binds(self._python)
         for device in ("null", "zero", "urandom"):
             folders += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
         return [
@@ -280,6 +285,30 @@ def find_python(*, as_nobody: bool) -> str:
         f"the sandbox gives up root, and user 'nobody' cannot read the interpreter {candidates[0]}; install one for "
         "everybody (sudo apt-get install python3), name it by the setting 'python', or run as an ordinary user"
     )
+
+
+def interpreter_binds(python: str) -> list[str]:
+    """What bubblewrap must show of an interpreter outside /usr: the program and its libraries, nothing beside them.
+
+    An interpreter in `~/bin` must not make the whole home readable.
+    """
+    program = Path(python).resolve()
+    if program.is_relative_to("/usr"):
+        return []
+    shown = [program, *(program.parent.parent / name for name in ("lib", "lib64"))]
+    return [part for path in shown if path.exists() for part in ("--ro-bind", str(path), str(path))]
+
+
+def _filter(rung: str) -> bytes:
+    """The filter of system calls; the weak rung goes without on machines whose calls are not known."""
+    machine = platform.machine()
+    program = filter_program(machine)
+    if program is None and rung == "bubblewrap":
+        raise MissingDependency(
+            f"the sandbox knows no system calls of '{machine}' machines to refuse; run it on x86_64 or aarch64, or "
+            "take sandbox rung 'limits_only', which isolates nothing"
+        )
+    return program or b""
 
 
 def _is_open_to_all(path: Path) -> bool:

@@ -36,6 +36,7 @@ from typing import Any, NoReturn
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWPID = 0x00020000, 0x08000000, 0x20000000
 MS_NOSUID, MS_NODEV = 2, 4
 PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 38, 47, 4
+PR_SET_SECCOMP, SECCOMP_MODE_FILTER, INSTRUCTION_BYTES = 22, 2, 8
 CAPABILITY_VERSION_3 = 0x20080522
 SETUP_FAILED = 97
 READ_BYTES = 65536
@@ -151,6 +152,7 @@ def become_program(code: str, limits: dict[str, Any], output_end: int) -> NoRetu
         os.dup2(output_end, 2)
         os.closerange(3, 4096)
         set_limits(limits)
+        filter_calls(bytes.fromhex(limits["filter"]))
     except (OSError, ValueError):
         os._exit(SETUP_FAILED)
     random.seed(0)
@@ -174,6 +176,20 @@ def drop_capabilities() -> None:
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
     if libc.capset(header, (ctypes.c_uint32 * 6)()) != 0:
         raise OSError(ctypes.get_errno(), "capset")
+
+
+def filter_calls(program: bytes) -> None:
+    """Has the kernel refuse some system calls of this process and of all that it starts."""
+    if not program:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    class Filter(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ushort), ("program", ctypes.c_char_p))
+
+    described = Filter(len(program) // INSTRUCTION_BYTES, program)
+    if libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(described), 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "seccomp")
 
 
 def set_limits(limits: dict[str, Any]) -> None:

@@ -17,8 +17,11 @@ _QUERY = re.compile(
     r"(?:convert\s+)?(?P<value>[-+]?\d[\d_]*(?:\.\d+)?(?:e[-+]?\d{1,3})?)\s*(?P<source>[^\d].*?)\s+(?:to|in|into|as)\s+(?P<target>.+)",
     re.IGNORECASE,
 )
-# Names, brackets and small powers; no number that could make a unit enormous.
-_UNIT = re.compile(r"[A-Za-zµΩ°_*/^()\s]+(?:(?:\^|\*\*)\s*-?\d{1,2}|[A-Za-zµΩ°_*/^()\s0])*")
+# Names, brackets and small powers; no number that could make a unit enormous. No text fits in two ways, or a text that
+# does not fit at all would be tried in all of them.
+_UNIT = re.compile(
+    r"(?!\d)(?:(?:\^|\*\*)\s*-?\d{1,2}(?!\d)|(?:\^|\*\*?)(?!\s*-?\d)(?!\*)|[A-Za-zµΩ°_/()\s]|(?<=[A-Za-z_])0)+"
+)
 _PER = re.compile(r"\s+per\s+")
 
 

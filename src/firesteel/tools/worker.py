@@ -52,6 +52,10 @@ class Worker:
             except (OSError, EOFError) as error:
                 self._kill()
                 raise ToolFailed("this query needs more memory than the tool has") from error
+            except BaseException:
+                # Whatever interrupts the wait, such as a time limit's signal: the next answer would be this one's.
+                self._kill()
+                raise
         if not answer["ok"]:
             raise ToolFailed(answer["text"])
         return str(answer["text"])
