@@ -353,13 +353,17 @@ def test_apis_that_cannot_be_read_are_rejected_by_their_file(tmp_path: Path):
 
 
 def test_records_of_another_shape_are_told_in_words(tmp_path: Path):
-    lines = [[1], "text", 7, None, {"messages": "hi"}, {"tools": []}, {"messages": [], "tools": 5}]
+    lines = [{"messages": "hi"}, [1], "text", 7, None, {"tools": []}, {"messages": [], "tools": 5}]
     found = load_tasks("openai", write(tmp_path / "x.jsonl", lines), "all", None)
     assert [left.reason for left in found.rejected] == [
-        "a record must be an object, got [1]", "a record must be an object, got 'text'",
-        "a record must be an object, got 7", "a record must be an object, got None", "messages must be a list, got 'hi'",
-        "a record or a part of it has no 'messages'", "tools must be a list, got 5",
-    ]  # fmt: skip
+        "messages must be a list, got 'hi'",
+        "a record must be an object, got [1]",
+        "a record must be an object, got 'text'",
+        "a record must be an object, got 7",
+        "a record must be an object, got None",
+        "a record or a part of it has no 'messages'",
+        "tools must be a list, got 5",
+    ]
     assert len(found) == 0 and found.num_rejected == 7
 
 

@@ -150,6 +150,12 @@ def test_what_has_no_template_with_tools_is_refused(model, tmp_path):
     plain = random_model(tmp_path / "plain")
     with pytest.raises(ModelError, match="the chat template ignores tools=; use format=hermes"):
         train(settings(plain, tmp_path / "runs"))
+    named = {"environment": {"options": {"format": "template_hermes"}}}
+    with pytest.raises(ModelError, match="the chat template ignores tools="):
+        train(settings(plain, tmp_path / "runs", named))
+    text = {"environment": {"options": {"format": "hermes"}}, "context": {"prompts": "tool_template"}}
+    with pytest.raises(ConfigError, match="tool_template goes with environment.options.format=template"):
+        train(settings(model, tmp_path / "runs", text))
     assert not (tmp_path / "runs").exists()
     scratch = settings(model, tmp_path, {"model": {"path": None, "tiny": {"hidden": 8}}})
     with pytest.raises(ConfigError, match="set model.path to a model that has one with tools"):

@@ -75,11 +75,9 @@ class ToolCalls(Environment):
         **source: Any,
     ) -> None:
         _check_options(source)
-        if schemas not in SCHEMAS or reasoning not in REASONING:
-            raise ConfigError(
-                f"tool_calls: schemas must be one of {SCHEMAS}, not {schemas!r}, and reasoning one of {REASONING}, "
-                f"not {reasoning!r}"
-            )
+        for name, value, known in (("schemas", schemas, SCHEMAS), ("reasoning", reasoning, REASONING)):
+            if value not in known:
+                raise ConfigError(f"tool_calls: {name} must be one of {', '.join(known)}; got {value!r}")
         self._format = call_format(format)
         self._check: Checker = load(checker, CHECKERS, kind="checker") if isinstance(checker, str) else checker
         self._schemas = schemas

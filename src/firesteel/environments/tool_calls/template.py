@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _TAGS = {"<tool_call>", "</tool_call>", "<|python_tag|>"}
 _PROBE = (Call("probe_one", {"text": "a b", "number": 3}),)
+_ASKED: list[dict[str, Any]] = [{"role": "user", "content": "q"}]
 _PROBE_TOOL = {
     "name": "probe_one",
     "description": "",
@@ -38,25 +39,44 @@ def with_call_format(config: Config) -> Config:
     Formats by a template get the prompts "tool_template", whatever `context.prompts` was.
 
     Raises:
-        ConfigError: there is no `model.path` whose template could tell.
+        ConfigError: there is no `model.path` whose template could tell, or the prompts "tool_template" are given with a
+            format of text.
         ModelError: the template takes no tools, or writes calls in none of the known forms.
     """
     name = config.environment.options.get("format")
-    if name == "template":
-        from firesteel.models import load_tokenizer
-
-        model = config.model
-        if model.path is None:
-            raise ConfigError(
-                "environment.options.format=template shows tools by the model's own chat template: set model.path to a "
-                "model that has one with tools, or format to hermes, llama3 or python"
-            )
-        tokenizer = load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
-        name = template_format(tokenizer, **config.context.template_options).name
     form = FORMATS.get(name) if isinstance(name, str) else None
-    if form is None or not form.is_by_template:
+    if name != "template" and (form is None or not form.is_by_template):
+        if config.context.prompts == "tool_template":
+            raise ConfigError(
+                "context.prompts=tool_template goes with environment.options.format=template (of tool_calls or bfcl), "
+                "which chooses it"
+            )
         return config
-    return config.updated({"environment": {"options": {"format": name}}, "context": {"prompts": "tool_template"}})
+    tokenizer = _tokenizer_of(config)
+    found = template_format(tokenizer, **config.context.template_options) if form is None else form
+    require_tools(tokenizer, **config.context.template_options)
+    options = {"format": found.name}
+    return config.updated({"environment": {"options": options}, "context": {"prompts": "tool_template"}})
+
+
+def _tokenizer_of(config: Config) -> PreTrainedTokenizerBase:
+    from firesteel.models import load_tokenizer
+
+    model = config.model
+    if model.path is None:
+        raise ConfigError(
+            f"environment.options.format={config.environment.options['format']} shows tools by the model's own chat "
+            "template: set model.path to a model that has one with tools, or format to hermes, llama3 or python"
+        )
+    return load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
+
+
+def require_tools(tokenizer: PreTrainedTokenizerBase, **options: Any) -> str:
+    """What a chat template writes for a question with one tool; `ModelError` where the tool is not in it."""
+    text = render(tokenizer, _ASKED, [_PROBE_TOOL], **options)
+    if "probe_one" not in text:
+        raise ModelError("the chat template ignores tools=; use format=hermes, llama3 or python with prompts of text")
+    return text
 
 
 def template_format(tokenizer: PreTrainedTokenizerBase, **options: Any) -> CallFormat:
@@ -68,11 +88,8 @@ def template_format(tokenizer: PreTrainedTokenizerBase, **options: Any) -> CallF
     Raises:
         ModelError: the template takes no tools, or writes calls in none of the known forms.
     """
-    asked: list[dict[str, Any]] = [{"role": "user", "content": "q"}]
-    answered = [*asked, {"role": "assistant", "content": "", "tool_calls": as_tool_calls(_PROBE)}]
-    before = render(tokenizer, asked, [_PROBE_TOOL], **options)
-    if "probe_one" not in before:
-        raise ModelError("the chat template ignores tools=; use format=hermes, llama3 or python with prompts of text")
+    answered = [*_ASKED, {"role": "assistant", "content": "", "tool_calls": as_tool_calls(_PROBE)}]
+    before = require_tools(tokenizer, **options)
     after = render(tokenizer, answered, [_PROBE_TOOL], add_generation_prompt=False, **options)
     written = after[_common_length(before, after) :]
     for token in sorted({*tokenizer.get_added_vocab()} - _TAGS, key=len, reverse=True):
