@@ -94,7 +94,7 @@ def test_there_are_train_commands_to_check() -> None:
 
 @pytest.mark.parametrize("command", train_commands())
 def test_the_settings_of_every_documented_command_exist(command: str) -> None:
-    _, _, recipe, *arguments = re.sub(r" --jobs \d+", "", command).split()
+    _, _, recipe, *arguments = re.sub(r" --(?:jobs|seeds) \d+", "", command).split()
     settings = [argument for argument in arguments if not argument.startswith("--")]
     load_recipe(recipe).config().updated(parse_overrides(settings))
 

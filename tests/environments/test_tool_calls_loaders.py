@@ -353,7 +353,7 @@ def test_apis_that_cannot_be_read_are_rejected_by_their_file(tmp_path: Path):
 
 
 def test_records_of_another_shape_are_told_in_words(tmp_path: Path):
-    lines = [{"messages": "hi"}, [1], "text", 7, None, {"tools": []}, {"messages": [], "tools": 5}]
+    lines = [{"messages": "hi"}, [1], '"text"', 7, None, {"tools": []}, {"messages": [], "tools": 5}]
     found = load_tasks("openai", write(tmp_path / "x.jsonl", lines), "all", None)
     assert [left.reason for left in found.rejected] == [
         "messages must be a list, got 'hi'",
