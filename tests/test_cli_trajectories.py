@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from firesteel.cli import app
 from firesteel.errors import ConfigError
-from firesteel.trajectories import read_trajectories
+from firesteel.trajectories import Summary, read_trajectories
+from firesteel.trajectory_jobs import TrajectoryJob
 
 QUESTIONS = ["categories=[calendar]", "tools=[dates]", "--count", "3"]
 
@@ -50,5 +51,47 @@ def test_a_dry_run_prices_and_writes_nothing(tmp_path: Path) -> None:
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs --model"):
         call("trajectories", str(tmp_path), "--judge", "llm", "--base-url", "http://127.0.0.1:9/v1")
-    with pytest.raises(ConfigError, match="'policy' writes and judges with a model in this process: give --model"):
+    with pytest.raises(ConfigError, match="'policy' writes and judges with a model in this process: give --policy"):
         call("trajectories", str(tmp_path), "--writer", "policy")
+    with pytest.raises(ConfigError, match="--writer-base-url http://127.0.0.1:9/v1 needs --writer-model"):
+        call("trajectories", str(tmp_path), "--writer", "llm", "--writer-base-url", "http://127.0.0.1:9/v1")
+    with pytest.raises(ConfigError, match="--writer-model m is a model on a server: give --writer-base-url, or --pol"):
+        call("trajectories", str(tmp_path), "--writer", "policy", "--writer-model", "m")
+    with pytest.raises(ConfigError, match="writer 'template' has no option 'slip'; its options: slips, guess"):
+        call("trajectories", str(tmp_path), *QUESTIONS, "--writer-option", "slip=false")
+    with pytest.raises(ConfigError, match="guess must be true or false, got 'perhaps'"):
+        call("trajectories", str(tmp_path), *QUESTIONS, "--writer-option", "guess=perhaps")
+
+
+def queries_of(folder: Path) -> list[str]:
+    found = [row for rows in read_trajectories(folder / "rows.jsonl") for row in rows]
+    return [row["candidate_actions"]["dates"] for row in found if row["step_idx"] == 0]
+
+
+def test_options_of_the_writer_decide_the_rows_and_belong_to_the_directory(tmp_path: Path) -> None:
+    arguments = ["categories=[calendar]", "tools=[dates]", "--count", "40", "--steps", "1"]
+    call("trajectories", str(tmp_path / "slips"), *arguments)
+    call("trajectories", str(tmp_path / "none"), *arguments, "--writer-option", "slips=false")
+    changed = [a != b for a, b in zip(queries_of(tmp_path / "slips"), queries_of(tmp_path / "none"), strict=True)]
+    assert 0 < sum(changed) < 20  # `dates` slips in 15%
+    with pytest.raises(ConfigError, match="begun with other settings: description"):
+        call("trajectories", str(tmp_path / "none"), *arguments)
+
+
+def test_writer_and_judge_may_have_servers_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[TrajectoryJob] = []
+
+    def note(job: TrajectoryJob, *_: object, **__: object) -> Summary:
+        made.append(job)
+        return Summary()
+
+    monkeypatch.setattr("firesteel.trajectory_jobs.run_job", note)
+    call(
+        "trajectories", str(tmp_path), "--writer", "llm", "--judge", "llm", "--base-url", "http://a/v1", "--model", "j",
+        "--writer-base-url", "http://b/v1", "--writer-model", "w", "--requests-per-minute", "30",
+    )  # fmt: skip
+    call("trajectories", str(tmp_path), "--judge", "llm", "--base-url", "http://a/v1", "--model", "j")
+    first, second = made
+    assert first.server == {"base_url": "http://a/v1", "model": "j", "requests_per_minute": 30}
+    assert first.writer_server == {"base_url": "http://b/v1", "model": "w", "requests_per_minute": 30}
+    assert second.writer_server == {} and second.policy == {}

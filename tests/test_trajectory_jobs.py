@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,19 @@ def test_a_job_runs_and_goes_on(tmp_path: Path) -> None:
     assert (summary.skipped, summary.trajectories, summary.rows) == (4, 4, 8)
     rows = [row for rows in read_trajectories(tmp_path / "rows.jsonl") for row in rows]
     assert {row["category"] for row in rows} == {"calendar", "history"} and {row["split"] for row in rows} == {"train"}
+
+
+def test_options_of_the_writer_reach_it_and_are_stored(tmp_path: Path) -> None:
+    """Where no tool names an option, only a writer that guesses answers."""
+    job = replace(JOB, environment_options={"tools": ["dates"], "categories": ["history"]})
+    assert run_job(job, tmp_path / "plain").correct == 0
+    run_job(replace(job, writer_options={"guess": True}), tmp_path / "guess")
+    answers = [rows[0]["answer_letter"] for rows in read_trajectories(tmp_path / "guess" / "rows.jsonl")]
+    assert None not in answers and len(set(answers)) > 1
+    stored = json.loads((tmp_path / "guess" / "settings.json").read_text())["description"]["writer_options"]
+    assert stored == {"guess": True}
+    with pytest.raises(ConfigError, match="begun with other settings: description"):
+        run_job(job, tmp_path / "guess")
 
 
 def test_the_judge_with_the_key_gets_it_and_says_so(tmp_path: Path) -> None:
@@ -55,6 +69,8 @@ def test_judges_are_compared_on_stored_steps(tmp_path: Path) -> None:
         ({"judge": "llm"}, "judge 'llm' needs client"),
         ({"writer": "llm"}, "writer 'llm' needs a server"),
         ({"writer": "templat"}, "unknown writer 'templat' \\(did you mean 'template'"),
+        ({"writer_options": {"slip": False}}, "writer 'template' has no option 'slip'; its options: slips, guess"),
+        ({"writer": "llm", "writer_options": {"client": 1}}, "writer 'llm' has no option 'client'; its options: temp"),
         ({"selector": "worst"}, "unknown selector 'worst'"),
         ({"count": 0}, "has no question with these options"),
     ],

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from firesteel.environments.questions import LETTERS, read_letter
 from firesteel.environments.tool_questions.queries import write_query
+from firesteel.errors import ConfigError
 from firesteel.judges.base import Situation
 from firesteel.judges.matching import match_option, vote
 from firesteel.openai_client import ChatClient, Ledger, Message
@@ -46,12 +47,19 @@ class TemplateWriter:
     """Writes from what a generated question says (with slips), and plainly for any other; answers by vote.
 
     It is no model: what it shows is that the pipeline works, and it makes demonstrations for small models.
+
+    Args:
+        slips: Whether some queries hold a mistake.
+        guess: Whether a drawn option is the answer where the steps lead to none, as for most real questions.
     """
 
     name = "template"
 
-    def __init__(self, *, slips: bool = True) -> None:
-        self._slips = slips
+    def __init__(self, *, slips: bool = True, guess: bool = False) -> None:
+        for option, value in (("slips", slips), ("guess", guess)):
+            if not isinstance(value, bool):
+                raise ConfigError(f"writer 'template': {option} must be true or false, got {value!r}")
+        self._slips, self._guess = slips, guess
 
     @property
     def ledger(self) -> Ledger:
@@ -70,14 +78,17 @@ class TemplateWriter:
         return Candidates(self._thought(situation), queries, situation.text)
 
     def answer(self, situation: Situation, *, seed: int) -> str | None:
-        del seed
-        options = situation.question.options
-        index = vote((step.observation for step in situation.steps), options)
+        index = self._voted(situation)
+        if index is None and self._guess:
+            index = random.Random(seed).randrange(len(situation.question.options))
         return None if index is None else LETTERS[index]
 
+    def _voted(self, situation: Situation) -> int | None:
+        return vote((step.observation for step in situation.steps), situation.question.options)
+
     def _reasoning(self, situation: Situation) -> str:
-        letter = self.answer(situation, seed=0)
-        spoken = "no option" if letter is None else situation.question.options[LETTERS.index(letter)]
+        index = self._voted(situation)
+        spoken = "no option" if index is None else situation.question.options[index]
         return f"After {len(situation.steps)} steps the observations speak for {spoken}."
 
     def _thought(self, situation: Situation) -> str:
