@@ -2,9 +2,8 @@
 
 Random weights and random prompts; every response has its full length. `plain`: one batch. `turns`: episodes of six
 turns, which trainers built on `generate` prefill anew every turn; `window`: the same with a prompt that is rendered
-anew. `branches`: K continuations of one context. `growth`: how cost grows with leaves, turns and context, with the
-reason for each slope. The floor of a row is the time for the products alone at the speed that this machine reaches in
-large ones, or for reading the weights, whichever is longer.
+anew. `branches`: K continuations of one context. The floor of a row is the time for the products alone at the speed
+that this machine reaches in large ones, or for reading the weights, whichever is longer.
 
     python benchmarks/generation.py --sizes 1M 10M --repeats 3 --output benchmarks/results/generation.json
     python benchmarks/generation.py --quick
@@ -38,7 +37,7 @@ SIZES: dict[str, dict[str, int]] = {
 }
 MAX_CONTEXT = 9216
 NEVER = 10**9
-SECTIONS = ("plain", "turns", "branches", "growth")
+SECTIONS = ("plain", "turns", "branches")
 
 Run = Callable[[], object]
 
@@ -154,8 +153,7 @@ def plain(size: str, model: Any, floor: Floor, arguments: argparse.Namespace) ->
         "generate_static": lambda: hugging_face(model, prompts, new, "static"),
         "firesteel": lambda: generator.generate(ask(prompts, new)),
     }
-    is_small = size != "100M"
-    taken = interleaved(runs, arguments.repeats if is_small else 1, is_warm=is_small)
+    taken = interleaved(runs, arguments.repeats)
     passes = [batch * length] + [batch] * (new - 1)
     best = round(floor.seconds(model, passes), 4)
     return {f"{size} plain, batch 8": compared(taken, "firesteel", batch * new, floor_seconds=best)}
@@ -226,50 +224,12 @@ def branches(size: str, model: Any, floor: Floor, arguments: argparse.Namespace)
             "recomputing": lambda apart=apart, new=new: generator.generate(ask(apart, new)),
             "firesteel": lambda same=same, new=new: generator.generate(ask(same, new)),
         }
-        repeats = arguments.repeats if size == "1M" and count == 8 else 1
+        repeats = arguments.repeats if size == "1M" else 1
         taken = interleaved(runs, repeats, is_warm=size == "1M")
         best = round(floor.seconds(model, [arguments.prefix] + [count] * (new - 1)), 4)
         name = f"{size} {count} branches from {arguments.prefix} tokens"
         results[name] = compared(taken, "firesteel", count * new, floor_seconds=best)
     return results
-
-
-def growth(size: str, model: Any, floor: Floor, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Our seconds as one thing grows and the rest stays."""
-    del floor
-    generator = TorchGenerator(model, end_token_ids=(NEVER,))
-    (prefix,) = random_tokens(1, 8192)
-    new = 32
-    leaves: dict[str, Run] = {
-        str(count): lambda count=count: generator.generate(ask([prefix[:512]] * count, new))
-        for count in (4, 8, 16, 32, 64)
-    }
-    lengths = [length for length in (512, 1024, 2048, 4096, 8192) if length <= arguments.longest]
-    contexts: dict[str, Run] = {
-        str(length): lambda length=length: generator.generate(ask([prefix[:length]] * 4, new)) for length in lengths
-    }
-    first = random_tokens(4, 64)
-    episodes: dict[str, Run] = {
-        str(count): lambda count=count: play_ours(
-            generator, first, [random_tokens(4, 16, seed=turn) for turn in range(count)], 12, True
-        )
-        for count in (5, 10, 20, 40)
-    }
-    results = {}
-    for name, runs in (("leaves", leaves), ("context", contexts), ("turns", episodes)):
-        taken = interleaved(runs, max(1, arguments.repeats - 1))
-        results[f"{size} growth with {name}"] = {
-            "cpu_seconds": {at: spread(values) for at, values in taken.items()},
-            "reason": REASONS[name],
-        }
-    return results
-
-
-REASONS = {
-    "leaves": "the context is computed once; products with more rows are faster per row, so less than linear",
-    "context": "computing it once: linear products, quadratic attention; decoding reads it once a step for all rows",
-    "turns": "linear: a turn computes its own tokens and attends to all before, which small contexts do not show",
-}
 
 
 # --- reporting ------------------------------------------------------------------------------------------------
@@ -313,7 +273,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--new", type=int, default=64, help="tokens of a response of `plain`")
     parser.add_argument("--turns", type=int, default=6)
     parser.add_argument("--prefix", type=int, default=2048, help="tokens that branches share")
-    parser.add_argument("--longest", type=int, default=8192, help="longest context of `growth`")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--quick", action="store_true", help="the smallest model and a little of everything")
     parser.add_argument("--machine", default=platform.processor() or platform.machine(), help="the machine, in words")
@@ -321,7 +280,7 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.sizes, arguments.repeats = ["1M"], 1
-        arguments.new, arguments.turns, arguments.prefix, arguments.longest = 16, 3, 512, 1024
+        arguments.new, arguments.turns, arguments.prefix = 16, 3, 512
     return arguments
 
 
@@ -330,7 +289,7 @@ def main() -> None:
     torch.set_num_threads(1)
     floor = Floor()
     print(f"this machine reaches {floor.flops / 1e9:.0f} GFLOP/s and reads {floor.bytes / 1e9:.0f} GB/s in one thread")
-    measures = {"plain": plain, "turns": turns, "branches": branches, "growth": growth}
+    measures = {"plain": plain, "turns": turns, "branches": branches}
     for size in arguments.sizes:
         model = build_model(size, arguments.dtype)
         for section in arguments.sections:

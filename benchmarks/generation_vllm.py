@@ -151,6 +151,8 @@ def measure(size: str, arguments: argparse.Namespace, about: dict[str, Any]) -> 
         about["versions"].update(vllm=vllm.about["versions"]["vllm"], vllm_torch=vllm.about["versions"]["torch"])
         about["vllm_threads"] = vllm.about["threads"]
         for name, arms in rows(generator, vllm, eager, arguments).items():
+            if arguments.rows and not any(part in name for part in arguments.rows):
+                continue
             results[f"{size} {name}"] = {**about, **interleaved(arms, arguments.repeats)}
             print_result(f"{size} {name}", results[f"{size} {name}"])
         vllm.close()
@@ -190,6 +192,7 @@ def parse_arguments() -> argparse.Namespace:
     installed = ROOT / ".venv" / "vllm" / "bin" / "python"
     parser.add_argument("--vllm-python", type=Path, default=installed, help="Python of the environment with vLLM")
     parser.add_argument("--sizes", nargs="*", choices=sorted(SIZES), default=["1M", "10M"])
+    parser.add_argument("--rows", nargs="*", help="parts of the names of rows, such as plain; all by default")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--new", type=int, default=64, help="tokens of a response of the plain batch")
     parser.add_argument("--turns", type=int, default=6)

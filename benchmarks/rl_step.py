@@ -14,6 +14,7 @@ an advantage left out.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import importlib.util
 import json
 import platform
@@ -194,6 +195,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, nargs="+", default=[6, 12], help="turns of every episode")
     parser.add_argument("--repeats", type=int, default=5, help="steps of each arm after one that warms up")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="settings of TRL")
+    parser.add_argument("--machine", default=platform.processor() or platform.machine(), help="the machine, in words")
     parser.add_argument("--output", type=Path, help="JSON file for the results")
     options = parser.parse_args()
     if importlib.util.find_spec("trl") is None:
@@ -210,8 +212,9 @@ def main() -> None:
             rows.append({"benchmark": "rl_step", "turns": turns, "against": name, "tasks": options.tasks, **found})
             print(json.dumps(rows[-1]), flush=True)
     if options.output:
-        about = {"date": str(date.today()), "machine": platform.processor() or platform.machine(),
-                 "torch": torch.__version__, "transformers": transformers.__version__, "rows": rows}  # fmt: skip
+        about = {"date": str(date.today()), "machine": options.machine,
+                 "torch": torch.__version__, "transformers": transformers.__version__,
+                 "trl": importlib.metadata.version("trl"), "rows": rows}  # fmt: skip
         options.output.write_text(json.dumps(about, indent=2) + "\n")
 
 
