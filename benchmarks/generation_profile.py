@@ -1,6 +1,6 @@
 """What a decoding step of `TorchGenerator` spends its time on, by kind of operation; a table and JSON lines.
 
-Shares are of the CPU time that PyTorch's profiler sees, which makes small operations look dearer than they are;
+Shares are of the wall time that PyTorch's profiler sees, which makes small operations look dearer than they are;
 `Python` is what lies between the operations. The milliseconds of a step are measured without it. The floor is reading
 the weights once, or the products at the speed of large ones, whichever is longer.
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import time
 from collections import defaultdict
 
 import torch
@@ -56,7 +57,10 @@ def shares(size: str, shape: tuple[int, int], new: int, repeats: int, floor: Flo
     taken = 0.0
     for run, sign in ((whole, 1), (first, -1)):
         with profile(activities=[ProfilerActivity.CPU]) as found:
-            taken += sign * cpu_seconds(run)
+            begin = time.perf_counter()  # of an operation, too, the profiler takes the wall time
+            for _ in range(repeats):
+                run()
+            taken += sign * (time.perf_counter() - begin)
         for each in found.key_averages():
             spent[kind_of(each.key)] += sign * each.self_cpu_time_total / 1e6
     spent["Python"] = max(0.0, taken - sum(spent.values()))
