@@ -41,6 +41,13 @@ def test_supervised_steps_show_the_loss_and_no_rollout() -> None:
     assert said(step(3, **values)) == ["step 3/3  sft 0.5  token_accuracy 0.75"]
 
 
+def test_offline_steps_show_how_far_the_policy_moved_and_what_the_critic_explains() -> None:
+    values = {"losses/policy": -0.5, "losses/squared_kl": 0.01, "losses/kl": 0.1, "rollout/success": 1.0}
+    critic = {"critic/explained_variance": 0.25}
+    assert said(step(3, **values, **critic)) == ["step 3/3  policy -0.5  kl 0.1  explained_variance 0.25"]
+    assert said(step(3, **values)) == ["step 3/3  policy -0.5  kl 0.1"]
+
+
 def test_evaluations_are_whole_lines_however_narrow_the_pipe() -> None:
     lines = said(("before", RESULT), ("evaluation", {"step": 4, **RESULT}), ("note", {"text": "arm [explore]"}))
     assert lines == [

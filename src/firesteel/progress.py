@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 LINE_EVERY_S = 20.0
+ROLLOUT_NOTES = ("rollout/success", "rollout/leaves", "explore/ratio")
+OFFLINE_NOTES = ("losses/sft", "losses/token_accuracy", "losses/policy", "losses/kl", "critic/explained_variance")
 
 
 class Progress:
@@ -64,9 +66,10 @@ class Progress:
 
     def _step(self, facts: dict[str, Any]) -> None:
         metrics = facts["metrics"]
-        names = ("rollout/success", "rollout/leaves", "explore/ratio", "losses/sft", "losses/token_accuracy")
-        note = "  ".join(f"{name.split('/')[1]} {metrics[name]:.3g}" for name in names if name in metrics
-                         and not (name.startswith("rollout") and "losses/sft" in metrics))  # fmt: skip
+        names: tuple[str, ...] = ROLLOUT_NOTES
+        if "losses/sft" in metrics or "losses/squared_kl" in metrics:  # learns from stored episodes: nothing is played
+            names = OFFLINE_NOTES
+        note = "  ".join(f"{name.split('/')[1]} {metrics[name]:.3g}" for name in names if metrics.get(name) is not None)
         self._bar("steps", "training", facts["step"], facts["steps"], note)
         late = time.monotonic() - self.last_line > LINE_EVERY_S
         if not self.console.is_terminal and (late or facts["step"] == facts["steps"]):

@@ -21,10 +21,26 @@ def chosen_actions(records: Sequence[EpisodeRecord], known: Sequence[str]) -> li
     return [[name for action in each.actions if (name := parse_action(action)[0]) in names] for each in records]
 
 
+def call_outcomes(records: Sequence[EpisodeRecord], known: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """For each tool how many of its calls worked, and of how many that is known: a failure says "error:".
+
+    What the last call of an episode yielded was never shown to the policy, and is no part of its record.
+    """
+    found = {name: (0, 0) for name in sorted(known)}
+    for record in records:
+        for action, seen in zip(record.actions, record.observations[1:], strict=False):
+            name = parse_action(action)[0]
+            if name in found:
+                worked, of = found[name]
+                found[name] = worked + (not seen.startswith("error:")), of + 1
+    return found
+
+
 def tool_report(records: Sequence[EpisodeRecord], known: Sequence[str], *, seed: int = 0) -> dict[str, Any]:
     """Figures of some episodes: `n`, accuracy with its Wilson interval; of the calls entropy (nats), coverage, rates.
 
-    The interval of the entropy is the 95% bootstrap interval over episodes. None stands for a NaN.
+    `ok` is the share of calls of tools that worked, `ok/TOOL` that of one. The interval of the entropy is the 95%
+    bootstrap interval over episodes. None stands for a NaN.
     """
     calls = chosen_actions(records, known)
     flat = [name for each in calls for name in each]
@@ -45,7 +61,24 @@ def tool_report(records: Sequence[EpisodeRecord], known: Sequence[str], *, seed:
         "calls": len(flat) / len(records) if records else math.nan,
     }  # fmt: skip
     figures |= {f"rate/{name}": flat.count(name) / len(flat) if flat else math.nan for name in sorted({*known, COT})}
+    outcomes = call_outcomes(records, known)
+    figures["ok"] = _share(sum(worked for worked, _ in outcomes.values()), sum(of for _, of in outcomes.values()))
+    figures |= {f"ok/{name}": _share(*each) for name, each in outcomes.items()}
     return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in figures.items()}
+
+
+def entropy_of_kinds(records: Sequence[EpisodeRecord], known: Sequence[str]) -> dict[str, float | None]:
+    """The entropy of tool choices in each category, where there are several; None where nothing was called."""
+    found: dict[str, list[str]] = {}
+    for record, calls in zip(records, chosen_actions(records, known), strict=True):
+        found.setdefault(record.kind, []).extend(calls)
+    if len(found) < 2:
+        return {}
+    return {kind: selection_entropy(calls) if calls else None for kind, calls in sorted(found.items())}
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan
 
 
 def report_by_category(records: Sequence[EpisodeRecord], known: Sequence[str]) -> dict[str, dict[str, Any]]:

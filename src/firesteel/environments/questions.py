@@ -209,13 +209,21 @@ class QuestionEnvironment(Environment):
 
     @classmethod
     def figures(cls, records: Sequence[EpisodeRecord], **options: Any) -> dict[str, float | None]:
-        """How the tools were chosen: entropy in nats, coverage, calls an episode and the share of every action."""
-        from firesteel.tool_evaluation import tool_report
+        """How the tools were chosen, and whether they worked.
+
+        The entropy of the choice in nats, overall and by category, coverage, calls an episode; of every action its
+        share of the calls, and of every tool the share of its calls that worked.
+        """
+        from firesteel.tool_evaluation import entropy_of_kinds, tool_report
 
         names = {name: value for name, value in options.items() if name in ("tools", "tool_options")}
-        report = tool_report(records, list(cls(**names).tools))
-        kept = ("entropy", "entropy_low", "entropy_high", "coverage", "calls")
-        return {f"tools/{name}": value for name, value in report.items() if name in kept or name.startswith("rate/")}
+        known = list(cls(**names).tools)
+        report = tool_report(records, known)
+        kept = ("entropy", "entropy_low", "entropy_high", "coverage", "calls", "ok")
+        figures = {name: report[name] for name in kept}
+        figures |= {f"entropy/{kind}": value for kind, value in entropy_of_kinds(records, known).items()}
+        figures |= {name: value for name, value in report.items() if name.startswith(("rate/", "ok/"))}
+        return {f"tools/{name}": value for name, value in figures.items()}
 
     @classmethod
     def default_tool_options(cls, tools: object) -> dict[str, Any]:
