@@ -73,6 +73,12 @@ def test_bad_rows_of_a_file_are_reported_and_left_out(tmp_path: Path) -> None:
         assert part in problem
 
 
+def test_who_plays_a_file_with_bad_rows_is_told_which(tmp_path: Path) -> None:
+    path = write(tmp_path / "q.jsonl", [record(1), *(record(number, answer="J") for number in range(2, 7))])
+    with pytest.warns(RuntimeWarning, match="5 left out as no questions: .*question_id 2.*question_id 4.*and 2 more$"):
+        assert [task.id for task in MmluPro.tasks("all", path=path)] == ["1"]
+
+
 def test_files_without_a_question_are_errors(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="does not exist; wanted a JSONL file of MMLU-Pro's schema"):
         load_questions(tmp_path / "none.jsonl")
@@ -84,7 +90,8 @@ def test_files_without_a_question_are_errors(tmp_path: Path) -> None:
 
 def test_equal_questions_are_kept_once_whatever_the_order_of_their_options(tmp_path: Path) -> None:
     twin = record(2, question=record(1)["question"], options=["2", "1"], answer="A", answer_index=0)
-    questions, problems = load_mmlu_pro(write(tmp_path / "q.jsonl", [record(1), twin, record(3)]))
+    with pytest.warns(RuntimeWarning, match="1 left out as asked twice: question_id '2' repeats question_id '1'$"):
+        questions, problems = load_mmlu_pro(write(tmp_path / "q.jsonl", [record(1), twin, record(3)]))
     assert [question.question_id for question in questions] == ["1", "3"]
     assert problems == ("question_id '2' repeats question_id '1'",)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -32,6 +33,7 @@ CATEGORIES = (
 )  # fmt: skip
 SPLIT_BOUNDS = {"train": (0, 25), "validation": (25, 30), "test": (30, 100)}
 NUM_SHOTS = 5
+NUM_TOLD = 3
 
 
 class MmluPro(QuestionEnvironment):
@@ -77,19 +79,33 @@ def split_of(question: Question) -> str:
 def load_mmlu_pro(path: str | None = None) -> tuple[tuple[Question, ...], tuple[str, ...]]:
     """The questions, equal ones once, and one line of text for each row that was left out, with its id.
 
+    A warning says how many those are, and names the first of them.
+
     Raises:
         TaskError: the file is missing or holds no question.
         MissingDependency: no path is given, and the package `datasets` is not installed.
     """
     questions, problems = load_questions(path) if path is not None else sort_out(_hub_rows("test"), HUB_NAME)
+    repeated: list[str] = []
     first: dict[tuple[object, ...], Question] = {}
     for question in questions:
         key = (question.question, tuple(sorted(question.options)))
         if key in first:
-            problems.append(f"question_id {question.question_id!r} repeats question_id {first[key].question_id!r}")
+            repeated.append(f"question_id {question.question_id!r} repeats question_id {first[key].question_id!r}")
         else:
             first[key] = question
-    return tuple(first.values()), tuple(problems)
+    told = [_left_out("no questions", problems), _left_out("asked twice", repeated)]
+    if any(told):
+        warnings.warn(f"mmlu_pro, '{path or HUB_NAME}': {'; '.join(filter(None, told))}", RuntimeWarning, stacklevel=2)
+    return tuple(first.values()), (*problems, *repeated)
+
+
+def _left_out(what: str, problems: Sequence[str]) -> str:
+    """How many rows were left out, and which; "" for none."""
+    if not problems:
+        return ""
+    more = f", and {len(problems) - NUM_TOLD} more" if len(problems) > NUM_TOLD else ""
+    return f"{len(problems)} left out as {what}: {'; '.join(problems[:NUM_TOLD])}{more}"
 
 
 def load_shots(path: str | None = None) -> dict[str, list[Question]]:
