@@ -8,7 +8,9 @@ trajectories of the training questions, a supervised stage on their sound steps 
 steps. `base` plays without tools, which is the baseline of the paper; `base + tools` is the one that it lacks.
 `temperature-matched` is PPO (best, 0), played at a temperature at which its choice of tools is as varied as SPaRK's on
 validation questions: what is gained beyond it is not entropy. Validation questions choose the weights of every
-supervised and PPO stage, among five; test questions, and categories that no stage has seen, decide. `model.path=DIR` is a base in place of the cold start.
+supervised and PPO stage, among five; test questions, and categories that no stage has seen, decide. A second table has
+what the last weights do on validation. `model.path=DIR` is a base in place of the cold start;
+`model.path=recipes/models/questions` is the one that the cold start gave.
 """
 
 import json
@@ -71,18 +73,18 @@ def config():
     )  # fmt: skip
 
 
-def run(config, session):
+def run(config, session, seeds=SEEDS):
     """Trajectories, stages and arms for every seed; writes `results.json` and `table.md`."""
     folder = Path(config.runs_dir) / config.name
     base = base_model(config, session)
     data = {name: rows(write_trajectories(config, session, name, selector=name)) for name in SELECTORS}
     results = {}
-    for seed in range(config.seed, config.seed + SEEDS):
+    for seed in range(config.seed, config.seed + seeds):
         seeded = config.updated({"seed": seed})
         for arm, found in one_seed(seeded, session, base, data).items():
             results.setdefault(arm, []).append(found)
         write_json_atomic(folder / "results.json", results)
-    table = markdown_table(results)
+    table = f"{markdown_table(results)}\n{training_table(results)}"
     write_atomic(folder / "table.md", table.encode())
     return {"text": table, "table": str(folder / "table.md"), "results": str(folder / "results.json")}
 
@@ -311,12 +313,21 @@ def matched_temperature(config, session, plain, rare):
 
 
 def chosen_figures(stage):
-    """After how many updates validation was best, and the log's figures of that update: KL, explained variance."""
+    """After how many updates validation was best, and that update's KL and explained variance; start and end, too."""
     folder = Path(stage.runs_dir) / stage.name
-    update = json.loads((folder / "summary.json").read_text())["best"]["step"]
-    line = json.loads((folder / "metrics.jsonl").read_text().splitlines()[update - 1]) if update else {}
+    summary = json.loads((folder / "summary.json").read_text())
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    update, before, last = summary["best"]["step"], summary["validation_before"], lines[-1]
+    line = lines[update - 1] if update else {}
     names = ("losses/kl", "critic/explained_variance", "losses/clip_fraction")
-    return {"update": update} | {name: line.get(name) for name in names}
+    return {
+        "update": update, **{name: line.get(name) for name in names},
+        "validation": {
+            "start": before["success"], "last": last["eval/success"], "last KL": last.get("losses/kl"),
+            "start entropy": before.get("figures", {}).get("tools/entropy"),
+            "last entropy": last.get("eval/tools/entropy"),
+        },
+    }  # fmt: skip
 
 
 def markdown_table(results):
@@ -324,10 +335,9 @@ def markdown_table(results):
 
     `update` is the one whose weights validation chose; KL and explained variance are of that update.
     """
-    lines = [
-        "| arm | split | accuracy | 95% interval | tool entropy | 95% interval | coverage | calls | update | KL | expl. var. |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    names = ("arm", "split", "accuracy", "95% interval", "tool entropy", "95% interval", "coverage", "calls", "update",
+             "KL", "expl. var.")  # fmt: skip
+    lines = [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
     for arm, seeds in results.items():
         whole = [each for each in seeds if "refused" not in each]
         if not whole:
@@ -341,6 +351,20 @@ def markdown_table(results):
             ends = [number(mean(whole, name)) for name in ("update", "losses/kl", "critic/explained_variance")]
             row = [arm, split, accuracy, f"{low} to {high}", cells[0], spread, cells[1], cells[2], *ends]
             lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines) + "\n"
+
+
+def training_table(results):
+    """One line for each arm that was trained by PPO: validation before its first and after its last update, means."""
+    names = ("start", "last", "start entropy", "last entropy", "last KL")
+    lines = [f"| arm | {' | '.join(names)} | best updates |", f"|{' --- |' * (len(names) + 2)}"]
+    for arm, seeds in results.items():
+        whole = [each for each in seeds if "validation" in each]
+        if whole:
+            means = [mean([each["validation"] for each in whole], name) for name in names]
+            shares = [f"{100 * value:.1f}" for value in means[:2]]
+            updates = ", ".join(str(each["update"]) for each in whole)
+            lines.append(f"| {' | '.join([arm, *shares, *map(number, means[2:]), updates])} |")
     return "\n".join(lines) + "\n"
 
 

@@ -2,7 +2,8 @@
 
 A lower threshold lets weaker actions in; rho weighs how far below the best they score against whether the step was
 sound. For each threshold: trajectories, a supervised stage, and one PPO run for each rho, from the base of
-`spark_rare` (`model.path=runs/spark_rare/base/model` if it is there). A table and a plot.
+`spark_rare` (`model.path=recipes/models/questions`). All cells are measured after equally many updates, with their
+last weights: validation would choose the start where PPO loses. A table and a plot.
 """
 
 from pathlib import Path
@@ -35,7 +36,7 @@ def run(config, session):
     cells = {
         f"{threshold:g}/{rho:g}": stages.ppo_stage(
             config, f"threshold{threshold:g}-rho{rho:g}", started[threshold], rows[threshold], rho
-        )
+        ).updated({"evaluation": {"every": 0}})
         for threshold in started
         for rho in RHOS
     }

@@ -23,7 +23,7 @@ def config():
     return load_recipe("spark_rare").config().updated({"name": "spark_rare_judges"})
 
 
-def run(config, session):
+def run(config, session, seeds=None):
     """Trajectories under each judge, how far it agrees with `rules`, and SFT and SPaRK on them for every seed."""
     stages = load_recipe("spark_rare").module
     folder = Path(config.runs_dir) / config.name
@@ -36,12 +36,12 @@ def run(config, session):
         if judge != "rules":
             agreement[judge] = agreement_with_rules(config, data["rules"], judge, policy)
     results = {}
-    for seed in range(config.seed, config.seed + stages.SEEDS):
+    for seed in range(config.seed, config.seed + (seeds or stages.SEEDS)):
         seeded = config.updated({"seed": seed})
         for judge in JUDGES:
             results.setdefault(judge, []).append(trained(stages, seeded, session, base, judge, data[judge]))
         write_json_atomic(folder / "results.json", results)
-    table = f"{agreement_table(agreement)}\n{stages.markdown_table(results)}"
+    table = f"{agreement_table(agreement)}\n{stages.markdown_table(results)}\n{stages.training_table(results)}"
     write_atomic(folder / "table.md", table.encode())
     return {"text": table, "table": str(folder / "table.md"), "results": str(folder / "results.json")}
 

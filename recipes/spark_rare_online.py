@@ -25,14 +25,14 @@ def config():
     return load_recipe("spark_rare").config().updated({"name": "spark_rare_online"})
 
 
-def run(config, session):
+def run(config, session, seeds=None):
     """The supervised start, offline SPaRK, and the rounds, for every seed."""
     stages = load_recipe("spark_rare").module
     folder = Path(config.runs_dir) / config.name
     base = stages.base_model(config, session)
     stored = stages.rows(stages.write_trajectories(config, session, "rarity_first", selector="rarity_first"))
     results = {}
-    for seed in range(config.seed, config.seed + stages.SEEDS):
+    for seed in range(config.seed, config.seed + (seeds or stages.SEEDS)):
         seeded = config.updated({"seed": seed})
         start = session.train(stages.sft_stage(seeded, base, "rarity_first", stored))["model"]
         found = {"SFT": stages.scored(seeded, session, start)}
@@ -41,7 +41,7 @@ def run(config, session):
         for arm, scores in found.items():
             results.setdefault(arm, []).append(scores)
         write_json_atomic(folder / "results.json", results)
-    table = stages.markdown_table(results)
+    table = f"{stages.markdown_table(results)}\n{stages.training_table(results)}"
     write_atomic(folder / "table.md", table.encode())
     return {"text": table, "table": str(folder / "table.md"), "results": str(folder / "results.json")}
 

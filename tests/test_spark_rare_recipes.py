@@ -29,14 +29,32 @@ def test_the_table_is_of_means_and_says_what_was_refused() -> None:
     results = {
         "base": [{"test": report(0.1, None), "held_out": report(0.2, None)}] * 2,
         "SPaRK": [
-            {"test": report(0.2), "held_out": report(0.5), "update": 10, "losses/kl": 0.1, "critic/explained_variance": 0.2},
-            {"test": report(0.4, 2.0), "held_out": report(0.5), "update": 30, "losses/kl": 0.3, "critic/explained_variance": None},
+            {
+                "test": report(0.2),
+                "held_out": report(0.5),
+                "update": 10,
+                "losses/kl": 0.1,
+                "critic/explained_variance": 0.2,
+                "validation": {"start": 0.3, "last": 0.1, "last KL": 0.2, "start entropy": 1.5, "last entropy": 1.0},
+            },
+            {
+                "test": report(0.4, 2.0),
+                "held_out": report(0.5),
+                "update": 30,
+                "losses/kl": 0.3,
+                "critic/explained_variance": None,
+                "validation": {"start": 0.3, "last": 0.3, "last KL": 0.4, "start entropy": 1.5, "last entropy": None},
+            },
         ],
         "none": [{"refused": "the reward has no variance over the 3 steps (R = 0): terms; advice"}],
     }
     lines = recipe.markdown_table(results).splitlines()
     assert lines[2] == "| base | test | 10.0 | 0.0 to 20.0 | - | 0.50 to 1.50 | 0.75 | 3.00 | - | - | - |"
-    assert lines[4] == "| SPaRK | test | 30.0 | 20.0 to 40.0 | 1.50 | 0.50 to 1.50 | 0.75 | 3.00 | 20.00 | 0.20 | 0.20 |"
+    assert (
+        lines[4] == "| SPaRK | test | 30.0 | 20.0 to 40.0 | 1.50 | 0.50 to 1.50 | 0.75 | 3.00 | 20.00 | 0.20 | 0.20 |"
+    )
+    lasts = recipe.training_table(results).splitlines()
+    assert lasts[2:] == ["| SPaRK | 30.0 | 20.0 | 1.50 | 1.00 | 0.30 | 10, 30 |"]
     assert lines[6].startswith("| none | refused: the reward has no variance over the 3 steps (R = 0): terms |")
 
 
