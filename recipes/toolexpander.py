@@ -5,8 +5,8 @@ with what it cannot solve, without which nothing further is run; then eight arms
 three seeds (`--seeds N`), that generate equally many tokens, those of probes counted, unless they collapse, or less is
 left than a probe takes; a table and a plot. They are looked at equally often at equal tokens. A run takes three minutes
 on one CPU thread, all 84 four hours: `--jobs 8` has eight under way at a time, and `--continue` goes on. With
-`model.path` that model takes the place of the cold start. What shortens every run: `token_budget=60000
-environment.num_tasks=20`.
+`model.path` that model takes the place of the cold start (`model.path=recipes/models/tool_calls` is the one that it
+gave). What shortens every run: `token_budget=60000 environment.num_tasks=20`.
 """
 
 import json
