@@ -1,9 +1,9 @@
 """What ToolExpander reports not to work: examples everywhere, hard samples dropped. Needs the extra plot.
 
-Starts from the cold start of `toolexpander` (made first where it is missing), or from `model.path`. 32 probes in place of 10 are reported to
-find 5-8% fewer hard samples in twice the time; here all arms have the same tokens, and the further probes leave fewer
-for training. One rate, `learner.lr`, and three seeds (`--seeds N`): 24 runs of three minutes, `--jobs N` of them at a
-time.
+Starts from the cold start of `toolexpander` (made first where it is missing), or from `model.path`. 32 probes in place
+of 10 are reported to find 5-8% fewer hard samples in twice the time; here all arms have the same tokens, and the
+further probes leave fewer for training. One rate, `learner.lr`, and three seeds (`--seeds N`): 24 runs of three
+minutes, `--jobs N` of them at a time.
 """
 
 from pathlib import Path
