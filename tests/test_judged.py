@@ -181,6 +181,9 @@ def test_an_answer_beyond_the_options_is_refused(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", [trajectory(1, STEPS, answer="D")])
     with pytest.raises(StoreError, match="the answer 'D' is none of the options A to C"):
         load_trajectories([path])
+    without = [row | {"mcq_options": []} for row in trajectory(1, STEPS)]
+    with pytest.raises(StoreError, match=r"the answer 'B' is none of the options \(there are none\)"):
+        load_trajectories([write_rows(tmp_path / "rows.jsonl", [without])])
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(StoreError, match="no trajectory"):
         load_trajectories([tmp_path / "empty.jsonl"])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from firesteel import progress as module
 from firesteel.progress import Progress
@@ -55,6 +56,15 @@ def test_evaluations_are_whole_lines_however_narrow_the_pipe() -> None:
         "step 4, l0: success 50.0% (25.0% - 75.0%), score 0.60, n = 8",
         "arm [explore]",
     ]
+
+
+def test_tables_on_a_pipe_lose_no_name() -> None:
+    console = Console(file=io.StringIO(), width=40)
+    table = Table("kind", "95% interval", *(f"share {n}" for n in range(5)), box=None)
+    table.add_row("computer science", "16.3% - 61.2%", *("100.0%",) * 5)
+    Progress(console).print(table)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(lines) == 2 and "computer science" in lines[1] and "share 4" in lines[0]
 
 
 def test_bars_that_nobody_sees_take_all_events_and_say_nothing() -> None:

@@ -22,6 +22,7 @@ from firesteel.openai_client import ChatClient, Ledger
 from firesteel.selection import make_selector
 from firesteel.tools import COT, Tool, make_tools
 from firesteel.trajectories import (
+    COLUMN_KINDS,
     OWN_COLUMNS,
     PUBLISHED_COLUMNS,
     Parts,
@@ -224,6 +225,16 @@ def test_rows_of_another_schema_are_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps(row | {"step_idx": 1}) + "\n")
     with pytest.raises(StoreError, match="does not follow the one before it"):
         list(read_trajectories(path))
+
+
+@pytest.mark.parametrize("column", [column for columns in COLUMN_KINDS.values() for column in columns])
+def test_a_column_that_holds_something_else_is_named(tmp_path: Path, column: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    row = make_trajectory(question(1), parts(), TrajectorySettings(steps=1))[0]
+    for wrong in (None, [1], float("nan")):
+        path.write_text(json.dumps(row | {column: wrong}) + "\n")
+        with pytest.raises(StoreError, match=f"line 1: wanted .* under '{column}', got"):
+            list(read_trajectories(path))
 
 
 def test_repair_of_nothing_and_of_a_whole_file_changes_nothing(tmp_path: Path) -> None:

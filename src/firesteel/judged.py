@@ -208,8 +208,8 @@ def load_trajectories(paths: Iterable[Path | str]) -> list[list[dict[str, Any]]]
         letter, known = rows[0]["answer_letter"], LETTERS[: len(rows[0]["mcq_options"])]
         if letter is not None and letter not in tuple(known):
             raise StoreError(
-                f"trajectory '{rows[0]['trajectory_id']}': the answer '{letter}' is none of the options {known[0]} to "
-                f"{known[-1]}; remove its rows"
+                f"trajectory '{rows[0]['trajectory_id']}': the answer '{letter}' is none of the options "
+                f"{f'{known[0]} to {known[-1]}' if known else '(there are none)'}; remove its rows"
             )
     return found
 

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 LINE_EVERY_S = 20.0
+TABLE_WIDTH = 200
 ROLLOUT_NOTES = ("rollout/success", "rollout/leaves", "explore/ratio")
 OFFLINE_NOTES = ("losses/sft", "losses/token_accuracy", "losses/policy", "losses/kl", "critic/explained_variance")
 
@@ -38,8 +39,10 @@ class Progress:
         self.bars.stop()
 
     def print(self, what: Any) -> None:
-        """Prints above the bars."""
-        self.bars.console.print(what, highlight=False, soft_wrap=isinstance(what, str), markup=False)
+        """Prints above the bars; a table on a pipe is as wide as it needs to be."""
+        is_text = isinstance(what, str)
+        width = None if is_text or self.console.is_terminal else TABLE_WIDTH
+        self.bars.console.print(what, highlight=False, soft_wrap=is_text, markup=False, width=width)
 
     def __call__(self, event: str, facts: dict[str, Any]) -> None:
         """Takes one event of `train`, `evaluate` or a recipe."""

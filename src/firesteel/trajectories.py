@@ -9,6 +9,7 @@ interruptions or on the number of connections.
 from __future__ import annotations
 
 import json
+import math
 import random
 import time
 from collections import Counter, deque
@@ -47,6 +48,19 @@ OWN_COLUMNS = (
     "format_version", "trajectory_id", "row_id", "split", "category", "num_steps", "scores", "viable", "is_fallback",
     "tool_ok", "answer_letter", "is_correct", "writer", "judge", "judge_sees_key", "behavior_logprobs",
 )  # fmt: skip
+
+# What the columns that are read again hold.
+COLUMN_KINDS: dict[type, tuple[str, ...]] = {
+    str: ("qid", "question", "thought", "tool_name", "action_query", "observation", "trajectory_id", "row_id", "split",
+          "category"),
+    int: ("step_idx", "sample_id", "num_steps", "format_version"),
+    float: ("chosen_score", "best_score"),
+    bool: ("process_ok", "tool_ok", "is_correct", "is_fallback"),
+    list: ("mcq_options",),
+    dict: ("candidate_actions", "scores"),
+}  # fmt: skip
+KIND_NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", list: "a list of texts",
+              dict: "an object"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,8 +362,24 @@ def check_row(row: Mapping[str, Any], name: str) -> None:
     missing = [column for column in (*PUBLISHED_COLUMNS, *OWN_COLUMNS) if column not in row]
     if missing:
         raise StoreError(f"{name}: not a trajectory row: {', '.join(missing[:4])} missing; another schema?")
+    for kind, columns in COLUMN_KINDS.items():
+        for column in columns:
+            if not _is_of_kind(row[column], kind):
+                raise StoreError(f"{name}: wanted {KIND_NAMES[kind]} under '{column}', got {row[column]!r:.60}")
+    if row["answer_letter"] is not None and not isinstance(row["answer_letter"], str):
+        raise StoreError(f"{name}: wanted a letter or null under 'answer_letter', got {row['answer_letter']!r:.60}")
     if row["format_version"] > FORMAT_VERSION:
         raise StoreError(f"{name}: row format {row['format_version']}, this firesteel reads {FORMAT_VERSION}; upgrade")
+
+
+def _is_of_kind(value: object, kind: type) -> bool:
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if isinstance(value, list) and kind is list:
+        return all(isinstance(each, str) for each in value)
+    return isinstance(value, kind)
 
 
 def repair(path: Path) -> None:
