@@ -41,8 +41,10 @@ class Progress:
     def print(self, what: Any) -> None:
         """Prints above the bars; a table on a pipe is as wide as it needs to be."""
         is_text = isinstance(what, str)
-        width = None if is_text or self.console.is_terminal else TABLE_WIDTH
-        self.bars.console.print(what, highlight=False, soft_wrap=is_text, markup=False, width=width)
+        console = self.bars.console
+        if not is_text and not console.is_terminal:
+            console = Console(file=console.file, width=TABLE_WIDTH)
+        console.print(what, highlight=False, soft_wrap=is_text, markup=False)
 
     def __call__(self, event: str, facts: dict[str, Any]) -> None:
         """Takes one event of `train`, `evaluate` or a recipe."""
