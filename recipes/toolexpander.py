@@ -81,7 +81,7 @@ def config():
             "reward": {"name": "outcome", "invalid_penalty": 0.0},
             "advantage": {"baseline": "group_mean", "std": "sample"},
             "loss": {"kl_coef": 0.001, "aggregation": "token_mean"},
-            "learner": {"lr": 3e-4, "minibatches": 4, "micro_batch_tokens": 8192},
+            "learner": {"lr": 3e-4, "minibatches": 4, "deal": "trees", "micro_batch_tokens": 8192},
             "stability": {"log_kl": True, "on_collapse": "stop"},
             "evaluation": {
                 "every_tokens": 20_000, "num_tasks": 100, "temperature": 0.7,
