@@ -12,7 +12,7 @@ import pytest
 from chat_server import Handler, running_server
 
 from firesteel.errors import ConfigError, MissingDependency, StoreError, ToolFailed
-from firesteel.tools import TOOL_PRESETS, TOOLS, Tool, close_tools, make_tools
+from firesteel.tools import TOOL_PRESETS, TOOLS, Tool, close_tools, deduction, make_tools
 from firesteel.tools.base import MAX_OUTPUT_CHARACTERS, bounded, query_of
 from firesteel.tools.calculator import Calculator
 from firesteel.tools.dates import Dates
@@ -221,6 +221,13 @@ def test_logic(tools: dict[str, Tool], query: str, answer: str) -> None:
 @pytest.mark.parametrize("query", ["p; p > 3", "import os", "f(p)", "p |- q |- r", ";;", "x ** y > 1", "p.q"])
 def test_logic_refuses(tools: dict[str, Tool], query: str) -> None:
     assert not tools["logic"].call(query).ok
+
+
+def test_what_is_undecided_does_not_depend_on_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deduction, "SOLVER_EFFORT", 200_000)
+    with pytest.raises(ToolFailed, match="undecided within the limit of effort"):
+        deduction.decide("x*x*x + y*y*y + z*z*z = 114; x > 0")
+    assert deduction.decide("x + 1 = 2") == "possible: x = 1"
 
 
 @pytest.mark.parametrize(
