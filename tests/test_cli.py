@@ -171,6 +171,22 @@ def test_a_dry_run_for_people_and_for_an_adapter(firesteel: Command, settings: P
     assert f"trainable: {2 * 3 * (2 * 96 + 2 * 72 + 3 * 176):,}" in lines
 
 
+def test_the_paper_s_recipe_of_spark_rare_is_estimated_without_its_model(firesteel: Command) -> None:
+    plan = firesteel("train", "spark_rare_paper", "--dry-run", "--json").json
+    # Llama-3.1-8B: 2 * 128256 * 4096 embeddings, 32 layers of attention, MLP and two norms, and a last norm
+    layer = 2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336 + 2 * 4096
+    parameters = 2 * 128256 * 4096 + 32 * layer + 4096
+    assert plan["parameters"] == parameters == 8_030_261_248
+    adapters = 32 * 8 * (2 * 8192 + 2 * 5120 + 3 * 18432)
+    assert plan["trainable"] == adapters and plan["weights_bytes"] == int(0.55 * parameters)
+    head = 4097 * 1024 + 1025
+    assert plan["critic_bytes"] == plan["weights_bytes"] + 5 * 12 * (adapters + head)
+    assert plan["distributions_of_a_pass_bytes"] == 4 * 4 * 4096 * 128256
+    assert plan["trained_tokens_at_most"] == 470 * 16 * (2048 + 6 * 512) and plan["generated_tokens_at_most"] == 0
+    together = sum(value for name, value in plan.items() if name.endswith("_bytes"))
+    assert together < 40 * 2**30  # of 80 GB, activations on top
+
+
 # evaluate, rollout
 
 
