@@ -342,3 +342,13 @@ def test_a_tokenizer_beyond_the_embedding_is_refused(tokenizer: PreTrainedTokeni
         load_model_and_tokenizer(tmp_path)
     with pytest.raises(ModelError, match="embedding has 200 rows"):
         build_tiny_model(tokenizer, embedding_rows=200, **SMALL)
+
+
+@pytest.mark.parametrize("name", ["household", "questions", "tool_calls"])
+def test_models_of_the_recipes_are_found_from_anywhere(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # as for an installed package: no `recipes` here
+    assert len(load_tokenizer(f"recipes/models/{name}")) > 256
+    with pytest.raises(ModelError, match="there is no such directory"):
+        load_tokenizer("recipes/models/none")

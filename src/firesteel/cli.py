@@ -336,13 +336,10 @@ def model_directory(model: str, runs_dir: str) -> Path:
         StoreError: it can only be a directory, and there is none.
     """
     from firesteel.models import is_path
-    from firesteel.recipes import recipes_directory
+    from firesteel.recipes import bundled
     from firesteel.run import runs_in
 
-    directory = Path(model).expanduser()
-    if directory.parts[:1] == ("recipes",) and not directory.is_dir():
-        installed = recipes_directory().joinpath(*directory.parts[1:])
-        directory = installed if installed.is_dir() else directory
+    directory = bundled(Path(model).expanduser())
     if directory.is_dir() or not (is_path(model) or directory.is_relative_to(runs_dir)):
         return directory
     parent = directory.parent if directory.parent.is_dir() else Path(runs_dir)

@@ -184,9 +184,11 @@ def _load_config(source: str, trust_remote_code: bool) -> PretrainedConfig:
 
 
 def _resolve(path_or_name: str | Path, *, kind: str) -> str:
-    """The directory as it was given, or a Hub name; what can only be a path must exist."""
+    """The directory as it was given, or of an installed recipe, or a Hub name; what can only be a path must exist."""
+    from firesteel.recipes import bundled
+
     text = str(path_or_name)
-    path = Path(text).expanduser()
+    path = bundled(Path(text).expanduser())
     if path.is_dir():
         return str(path)
     if isinstance(path_or_name, Path) or is_path(text):

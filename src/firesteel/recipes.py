@@ -109,6 +109,14 @@ def recipes_directory() -> Path:
     raise ConfigError("this installation of firesteel has no recipes; install it again with pip")
 
 
+def bundled(path: Path) -> Path:
+    """A path as it is; where `recipes/...` is not here and is among the installed recipes, that one."""
+    if path.parts[:1] != ("recipes",) or path.exists():
+        return path
+    installed = recipes_directory().joinpath(*path.parts[1:])
+    return installed if installed.exists() else path
+
+
 def recipe_names() -> list[str]:
     """All recipes, sorted."""
     return sorted(path.stem for path in recipes_directory().glob("*.py") if not path.stem.startswith("_"))
