@@ -76,4 +76,5 @@ def selected_logprobs(logits_TV: Tensor, token_ids_T: Tensor, temperatures_T: Te
 def token_entropies(logits_TV: Tensor) -> Tensor:
     """Entropies (nats) of the raw distributions, in fp32."""
     logprobs_TV = torch.log_softmax(logits_TV.float(), dim=-1)
-    return -torch.linalg.vecdot(logprobs_TV.exp(), logprobs_TV)
+    negative_T: Tensor = torch.linalg.vecdot(logprobs_TV.exp(), logprobs_TV)
+    return -negative_T
