@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_server import answer, running_server
 from judge_server import judge_server
 from typer.testing import CliRunner
 
 from firesteel.cli import app
-from firesteel.errors import ConfigError
+from firesteel.errors import ConfigError, FiresteelError
+from firesteel.openai_client import ChatClient
 from firesteel.trajectories import Summary, read_trajectories
 from firesteel.trajectory_jobs import TrajectoryJob
 
@@ -40,6 +42,21 @@ def test_rows_are_written_and_two_judges_compared(tmp_path: Path) -> None:
         assert call("judge", "compare", rows, "llm", *QUESTIONS, *server)["score_difference"] > 0
         judged = call("trajectories", str(tmp_path / "llm"), *QUESTIONS, "--judge", "llm", "--steps", "2", *server)
     assert judged["ledgers"]["judge"]["calls_sent"] > 0
+
+
+def test_what_a_judge_says_wrongly_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server whose answers are no scores: an error if no row came of it, or else a line."""
+    monkeypatch.setitem(ChatClient.__init__.__kwdefaults__, "backoff_s", 0.001)
+    with running_server() as chat:
+        chat.script = [answer('{"scores": {"dates": "high", "cot": 3}}')]
+        server = ["--judge", "llm", "--base-url", chat.url, "--model", "m", "--steps", "1"]
+        with pytest.raises(FiresteelError, match="every question failed, 3 in all; the last: AnswerInvalid: .*'high'"):
+            call("trajectories", str(tmp_path / "none"), *QUESTIONS, *server)
+        right = [answer('{"scores": {"dates": 7, "cot": 3}}'), answer('{"process_ok": true}')]
+        chat.script = [*right, answer("seven")]
+        found = call("trajectories", str(tmp_path / "one"), *QUESTIONS, *server, "--connections", "1")
+    assert (found["trajectories"], found["failed"]) == (1, 2)
+    assert "no JSON object" in found["text"] and found["text"].endswith("the same command tries them again")
 
 
 def test_a_dry_run_prices_and_writes_nothing(tmp_path: Path) -> None:

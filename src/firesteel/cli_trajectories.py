@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from firesteel.config import parse_overrides
-from firesteel.errors import ConfigError
+from firesteel.errors import ConfigError, FiresteelError
 
 judge_app = typer.Typer(help="Compare judges.", no_args_is_help=True)
 
@@ -87,10 +87,14 @@ def trajectories(
         finish(found | {"text": "\n".join(lines)}, as_json)
         return
     with console.status(f"0 of {count or 'all'} questions") as status:
-        told = partial(_tell, status)
-        summary: dict[str, Any] = asdict(run_job(made, directory, on_progress=told))
+        summary: dict[str, Any] = asdict(run_job(made, directory, on_progress=partial(_tell, status)))
+    told = f"the last: {summary['last_failure']}; {directory / 'failures.jsonl'} has all"
+    if summary["failed"] and not summary["trajectories"] + summary["skipped"]:
+        raise FiresteelError(f"every question failed, {summary['failed']} in all; {told}")
     counts = ("trajectories", "skipped", "failed", "correct", "rows")
     summary["text"] = ", ".join(f"{summary[name]} {name}" for name in counts)
+    if summary["failed"]:
+        summary["text"] += f"\n{told}; the same command tries them again"
     finish(summary | {"written": str(directory / "rows.jsonl")}, as_json)
 
 

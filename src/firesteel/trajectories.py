@@ -85,7 +85,10 @@ class TrajectorySettings:
 
 @dataclass(slots=True)
 class Summary:
-    """What one call of `generate_trajectories` did. `skipped` trajectories were there before."""
+    """What one call of `generate_trajectories` did. `skipped` trajectories were there before.
+
+    `last_failure` says why the last of the `failed` ones failed; "" where none did.
+    """
 
     trajectories: int = 0
     skipped: int = 0
@@ -94,6 +97,7 @@ class Summary:
     correct: int = 0
     wall_s: float = 0.0
     ledgers: dict[str, dict[str, int]] = field(default_factory=dict)
+    last_failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +335,8 @@ def _store(folder: Path, job: _Job, outcome: Outcome, summary: Summary) -> None:
         summary.correct += bool(outcome[0]["is_correct"])
     else:
         summary.failed += 1
-        note = {"trajectory_id": job.name, "error": f"{type(outcome).__name__}: {outcome}"}
+        summary.last_failure = f"{type(outcome).__name__}: {outcome}"
+        note = {"trajectory_id": job.name, "error": summary.last_failure}
         append_line(folder / "failures.jsonl", exact_json(note, name="the failure"))
 
 
