@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from chat_server import answer, running_server
 from judge_server import judge_server
 from typer.testing import CliRunner
 
+from firesteel import trajectory_jobs
 from firesteel.cli import app
 from firesteel.errors import ConfigError, FiresteelError
 from firesteel.openai_client import ChatClient
@@ -46,7 +48,7 @@ def test_rows_are_written_and_two_judges_compared(tmp_path: Path) -> None:
 
 def test_what_a_judge_says_wrongly_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server whose answers are no scores: an error if no row came of it, or else a line."""
-    monkeypatch.setitem(ChatClient.__init__.__kwdefaults__, "backoff_s", 0.001)
+    monkeypatch.setattr(trajectory_jobs, "ChatClient", partial(ChatClient, backoff_s=0.001))
     with running_server() as chat:
         chat.script = [answer('{"scores": {"dates": "high", "cot": 3}}')]
         server = ["--judge", "llm", "--base-url", chat.url, "--model", "m", "--steps", "1"]
