@@ -9,10 +9,15 @@ The token ratio is how many tokens of rows stand for one of the tree: the limit 
 tokens. Attention does not (a leaf still looks at its whole prefix: it shrinks with the pairs of a query and a key),
 head and loss do not against `rows`, and the optimiser never does; they are timed on their own, so that the missing
 part has names, and `limit` is what rows take over what the tree would take if every part shrank as far as it can.
+`missing` splits what lies between the token ratio and the measured one, in shares of the tree's time.
 
     python benchmarks/tree_packed.py --sizes 1M 10M --repeats 3
+    python benchmarks/tree_packed.py --sizes 100M --length 256 --repeats 1
+    python benchmarks/tree_packed.py --sizes 10M --shares 0.5625 --memory
+    python benchmarks/tree_packed.py --sizes 1M --shares 0.5625 --leaves 64 --repeats 1
+    python benchmarks/tree_packed.py --sizes 1M --shares 0.5625 --length 8192 --leaves 4 --repeats 1
     python benchmarks/tree_packed.py --sizes 1M --shares --grown 8
-    python benchmarks/tree_packed.py --sizes 1M --shares --run runs/spark_scienceworld/explore-seed0 --run-trees 4
+    python benchmarks/tree_packed.py --sizes 1M 10M --shares --runs runs/household_trees runs/scienceworld_trees/explore
 """
 
 from __future__ import annotations
@@ -142,12 +147,15 @@ def household_trees(num_tasks: int, num_leaves: int, mode: str) -> list[Tree]:
     return trees
 
 
-def stored_trees(run: Path, count: int, vocabulary: int) -> list[Tree]:
-    """The trees of a run's last steps that trained something; token ids are folded into the model's vocabulary."""
+def stored_trees(run: Path, count: int, least_levels: int, vocabulary: int) -> list[Tree]:
+    """Trees of a run's last steps that trained something; token ids are folded into the model's vocabulary."""
     store = TreeStore(run / "trees")
     trees: list[Tree] = []
     for step in reversed(store.steps()):
-        trees += [tree for tree in store.read_trees([step]) if any(any(leaf.advantages or ()) for leaf in tree.leaves)]
+        trees += [
+            tree for tree in store.read_trees([step])
+            if levels(tree) >= least_levels and any(any(leaf.advantages or ()) for leaf in tree.leaves)
+        ]  # fmt: skip
     for tree in trees[:count]:
         for node in tree.nodes:
             node.token_ids = [token % vocabulary for token in node.token_ids]
@@ -185,6 +193,8 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def compare(model: Any, trees: Sequence[Tree], repeats: int) -> dict[str, Any]:
     """One update in the three ways, what each of its parts takes, and the token ratio."""
     batch, copies = pack(trees, weighting="leaf"), duplicated(trees)
+    for each in (batch, copies):  # the others are left out of updates
+        each.rows = [row for row in each.rows if row.positive.any() or row.negative.any()]
     learners = {packing: build_learner(model, packing) for packing in ("rows", "tree")}
     runs: dict[str, Callable[[], object]] = {
         "rows": lambda: learners["rows"].update(batch),
@@ -194,7 +204,7 @@ def compare(model: Any, trees: Sequence[Tree], repeats: int) -> dict[str, Any]:
     taken = interleaved(runs, repeats)
     plans = {packing: each.passes.plan(batch.rows) for packing, each in learners.items()}
     medians = {name: statistics.median(values) for name, values in taken.items()}
-    timed = interleaved(part_runs(model, batch, {name: plan[0] for name, plan in plans.items()}), max(1, repeats // 2))
+    timed = interleaved(part_runs(model, batch, {name: plan[0] for name, plan in plans.items()}), repeats)
     parts = {name: statistics.median(values) for name, values in timed.items()}
     tokens = {name: plan[1]["pack/forward_tokens"] for name, plan in plans.items()}
 
@@ -211,8 +221,9 @@ def compare(model: Any, trees: Sequence[Tree], repeats: int) -> dict[str, Any]:
         known = {"attention": parts[f"attention_{packing}"], "head_and_loss": parts["head"],
                  "optimiser": parts["optimiser"]}  # fmt: skip
         known["everything_else"] = medians[packing] - sum(known.values())
-        return {name: round(value, 4) for name, value in known.items()}
+        return known
 
+    split_of = {packing: split(packing) for packing in learners}
     return {
         "rows": len(batch.rows),
         "tokens": tokens,
@@ -227,8 +238,31 @@ def compare(model: Any, trees: Sequence[Tree], repeats: int) -> dict[str, Any]:
         "faster_than_rows": faster("rows"),
         "faster_than_duplicated": faster("duplicated"),
         "cpu_seconds": {name: spread(values) for name, values in taken.items()},
-        "parts": {packing: split(packing) for packing in learners},
+        "parts": {packing: rounded(each) for packing, each in split_of.items()},
+        "missing": rounded(missing(split_of["rows"], split_of["tree"], token_ratio, pairs)),
     }
+
+
+def missing(rows: dict[str, float], tree: dict[str, float], token_ratio: float, pairs: float) -> dict[str, float]:
+    """What keeps the measured ratio from the token ratio, by cause, in shares of the tree's seconds.
+
+    `reached`, the measured ratio over the token ratio, and the causes add up to 1. `attention_pairs` is that a leaf
+    looks at its whole path: pairs of a query and a key shrink less than tokens. `attention_kernel` is what the tree's
+    attention takes beyond the rows' seconds over the ratio of pairs.
+    """
+    total = sum(tree.values())
+    causes = {name: tree[name] - rows[name] / token_ratio for name in tree}
+    attention = causes.pop("attention")
+    by_pairs = rows["attention"] * (1 / pairs - 1 / token_ratio)
+    causes = {"attention_pairs": by_pairs, "attention_kernel": attention - by_pairs, **causes}
+    return {
+        "reached": sum(rows.values()) / token_ratio / total,
+        **{name: each / total for name, each in causes.items()},
+    }
+
+
+def rounded(values: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in values.items()}
 
 
 def attention_pairs(batch: Batch, padded: Sequence[Pass], packed: Sequence[Pass]) -> float:
@@ -320,7 +354,8 @@ def print_result(name: str, result: dict[str, Any]) -> None:
         f"{result['attention_pair_ratio']:.2f}x, limit {result['limit_against_rows']:.2f}x\n"
         f"    against rows       {rows['median']:.2f}x ({rows['min']:.2f} to {rows['max']:.2f})\n"
         f"    against duplicated {copies['median']:.2f}x ({copies['min']:.2f} to {copies['max']:.2f})\n"
-        f"    rows {seconds['rows']['median']:.3f} s, tree {seconds['tree']['median']:.3f} s: {split}",
+        f"    rows {seconds['rows']['median']:.3f} s, tree {seconds['tree']['median']:.3f} s: {split}\n"
+        "    of the token ratio " + "  ".join(f"{cause} {share:.1%}" for cause, share in result["missing"].items()),
         flush=True,
     )
 
@@ -339,8 +374,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--grown", type=int, default=0, help="how many household trees to grow and train on")
     parser.add_argument("--grown-leaves", type=int, default=16)
-    parser.add_argument("--run", type=Path, help="a run directory whose stored trees to train on")
-    parser.add_argument("--run-trees", type=int, default=4, help="how many of them")
+    parser.add_argument("--runs", type=Path, nargs="*", default=[], help="run directories whose trees to train on")
+    parser.add_argument("--run-trees", type=int, default=4, help="how many of each")
+    parser.add_argument("--least-levels", type=int, default=4, help="only their trees of so many levels")
     parser.add_argument("--mode", choices=("full", "window"), default="full")
     parser.add_argument("--memory", action="store_true", help="also measure peak memory at the second share")
     parser.add_argument("--memory-of", choices=("rows", "tree"), help=argparse.SUPPRESS)
@@ -362,7 +398,7 @@ def main() -> None:
         model = build_model(size)
         for share in arguments.shares:
             tree = equal_tree(arguments.length, share, arguments.leaves, model.config.vocab_size)
-            name = f"{size} equal share {share} T={arguments.length}"
+            name = f"{size} equal share {share} T={arguments.length} leaves={arguments.leaves}"
             results[name] = compare(model, [tree], arguments.repeats)
             print_result(name, results[name])
         if trees:
@@ -370,9 +406,9 @@ def main() -> None:
             results[name] = compare(model, trees, arguments.repeats)
             results[name]["levels"] = sorted(levels(tree) for tree in trees)
             print_result(name, results[name])
-        if arguments.run:
-            name = f"{size} {stored_name(arguments.run)}"
-            stored = stored_trees(arguments.run, arguments.run_trees, model.config.vocab_size)
+        for run in arguments.runs:
+            name = f"{size} {stored_name(run)}"
+            stored = stored_trees(run, arguments.run_trees, arguments.least_levels, model.config.vocab_size)
             results[name] = compare(model, stored, arguments.repeats)
             results[name]["levels"] = sorted(levels(tree) for tree in stored)
             print_result(name, results[name])
