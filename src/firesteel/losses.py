@@ -70,7 +70,7 @@ def selected_logprobs(logits_TV: Tensor, token_ids_T: Tensor, temperatures_T: Te
     logits_TV = logits_TV.float()
     if temperatures_T is not None:
         logits_TV = logits_TV / temperatures_T.unsqueeze(-1)
-    return logits_TV.gather(-1, token_ids_T.unsqueeze(-1)).squeeze(-1) - torch.logsumexp(logits_TV, dim=-1)
+    return torch.log_softmax(logits_TV, dim=-1).gather(-1, token_ids_T.unsqueeze(-1)).squeeze(-1)
 
 
 def token_entropies(logits_TV: Tensor) -> Tensor:

@@ -202,8 +202,15 @@ def attended(kernel: str, dtype: torch.dtype = torch.float64) -> list[Tensor]:
     return [out.detach(), *torch.autograd.grad(out, (query, key, value), weights)]
 
 
-def test_grouped_attention_is_dense_attention() -> None:
-    assert len(stream("grouped").layout.parts) > 3
+@pytest.mark.parametrize("strip", [1, 3, tree_attention.STRIP])
+def test_grouped_attention_is_dense_attention(strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree_attention, "STRIP", strip)
+    tree = stream("grouped")
+    strips, parts = tree.pieces(2, torch.float64)
+    every_slot = list(range(len(tree.layout)))
+    assert [slot for piece in strips for slot in every_slot[piece.rows]] == every_slot and len(parts) > 3
+    # the longest chain has more than 3 slots, and less than the strips of real streams
+    assert (len(strips) > len(tree.layout.chains)) == (strip <= 3)
     for one, other in zip(attended("grouped"), attended("dense"), strict=True):
         assert torch.allclose(one, other, atol=1e-12) and float(other.abs().max()) > 0.1
 
@@ -310,6 +317,7 @@ def test_options_of_other_attentions_are_refused() -> None:
 
 def test_the_head_sees_one_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     gradients = []
+    monkeypatch.setattr(passes, "LEAST_TOKENS_PER_CHUNK", 1)
     for logits in (2**21, 3 * V):
         monkeypatch.setitem(passes.LOGITS_PER_CHUNK, "cpu", logits)
         model = AutoModelForCausalLM.from_config(FAMILIES["llama"])

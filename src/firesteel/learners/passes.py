@@ -33,6 +33,9 @@ LEAST_TOKEN_RATIO = 1.1
 LOGITS_PER_CHUNK = {"cpu": 2**21, "cuda": 2**26}
 """How many logits live at once, by device: enough for full speed of the head's products, and no more."""
 
+LEAST_TOKENS_PER_CHUNK = 256
+"""Each chunk adds to the gradient of the whole head, which costs as much as the products of some 20 tokens."""
+
 CHECKED_ROWS = 4
 """How many neighbouring rows the first packed step is compared on."""
 
@@ -219,9 +222,10 @@ class Passes:
         )  # fmt: skip
 
     def chunks(self, count: int) -> Iterator[slice]:
-        """Pieces of `count` tokens whose logits stay within `LOGITS_PER_CHUNK`."""
+        """Pieces of `count` tokens whose logits stay within `LOGITS_PER_CHUNK`, where these are tokens enough."""
         vocabulary: int = decoder_config(inner_model(self.model)).vocab_size
-        most = max(1, LOGITS_PER_CHUNK.get(self.device.type, LOGITS_PER_CHUNK["cpu"]) // vocabulary)
+        logits = LOGITS_PER_CHUNK.get(self.device.type, LOGITS_PER_CHUNK["cpu"])
+        most = max(LEAST_TOKENS_PER_CHUNK, logits // vocabulary)
         return (slice(start, min(start + most, count)) for start in range(0, count, most))
 
     @torch.no_grad()
