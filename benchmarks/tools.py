@@ -26,7 +26,7 @@ from typing import Any
 
 from _run import run
 
-from firesteel.environments.questions import Question
+from firesteel.environments.question_rows import Question
 from firesteel.environments.tool_questions import ToolQuestions
 from firesteel.errors import MissingDependency
 from firesteel.judges import PastStep, Situation, ToolRunner

@@ -18,7 +18,7 @@ import random
 from pathlib import Path
 
 from firesteel.config import Config
-from firesteel.environments.questions import LETTERS
+from firesteel.environments.question_rows import LETTERS
 from firesteel.errors import ConfigError, FiresteelError
 from firesteel.evaluate import evaluate_policy
 from firesteel.files import write_atomic, write_json_atomic

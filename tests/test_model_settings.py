@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from firesteel.cli import evaluation_config
+from firesteel.bundled import recipes_directory
+from firesteel.cli_models import evaluation_config
 from firesteel.config import Config, parse_overrides
 from firesteel.errors import ConfigError, ModelError
 from firesteel.model_settings import FILE, read_model_settings, write_model_settings
-from firesteel.recipes import load_recipe, recipes_directory
+from firesteel.recipes import load_recipe
 
 HOUSEHOLD = recipes_directory() / "models" / "household"
 TRAINED = Config.build(

@@ -11,7 +11,7 @@ import pytest
 from toys import tokenizer
 
 from firesteel.config import Config
-from firesteel.environments.questions import Question
+from firesteel.environments.question_rows import Question
 from firesteel.errors import AnswerInvalid, ConfigError
 from firesteel.judges import PastStep, Situation
 from firesteel.models import build_tiny_model

@@ -12,7 +12,7 @@ import pytest
 from judge_server import judge_server
 
 from firesteel import tool_metrics
-from firesteel.environments.questions import Question, question_of
+from firesteel.environments.question_rows import Question, question_of
 from firesteel.environments.tool_questions import ToolQuestions
 from firesteel.errors import AnswerInvalid, BudgetSpent, ConfigError, StoreError
 from firesteel.judges import PastStep, Situation, ToolRunner

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import warnings
@@ -18,10 +17,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from firesteel.cli_games import games_app
+from firesteel.cli_models import evaluation_config
+from firesteel.cli_output import console, finish, finite
 from firesteel.cli_trajectories import judge_app, trajectories
 from firesteel.config import Config, parse_overrides
 from firesteel.errors import ConfigError, EnvironmentFailed, FiresteelError, StoreError
-from firesteel.plugins import nearest
 
 app = typer.Typer(
     help="Train tool-using language agents by reinforcement learning that explores on purpose.\n\n"
@@ -33,7 +33,6 @@ app = typer.Typer(
 app.command()(trajectories)
 app.add_typer(judge_app, name="judge")
 app.add_typer(games_app, name="games")
-console = Console(stderr=True)
 
 SETTINGS = "Settings to replace, as key=value: `learner.lr=1e-4 seed=1`."
 Settings = Annotated[list[str] | None, typer.Argument(help=SETTINGS)]
@@ -308,47 +307,6 @@ def refuse_test_settings(overrides: dict[str, Any]) -> None:
             raise ConfigError(f"`evaluate` does not read evaluation.{key}; give {other}")
 
 
-def evaluation_config(model: str, overrides: dict[str, Any]) -> Config:
-    """The configuration of a run with its trained model, or what another model carries over the defaults."""
-    from firesteel.model_settings import model_of, with_model_settings
-
-    directory = model_directory(model, str(overrides.get("runs_dir", Config().runs_dir)))
-    if (directory / "config.yaml").exists():
-        stored = Config.load(directory / "config.yaml")
-        trained = directory / "model"
-        if not trained.is_dir():
-            raise FiresteelError(f"run '{model}' has no trained model yet; finish it with --resume {model}")
-        if stored.model.lora is not None:
-            layer: dict[str, Any] = {"model": {"lora": {"adapter": str(trained)}}}
-        else:
-            layer = {"model": {"path": str(trained), "tiny": None}}
-        return stored.updated(layer, overrides)
-    config, taken = with_model_settings(model_of(directory), overrides)
-    if taken:
-        console.print(taken, markup=False, highlight=False, soft_wrap=True)
-    return config
-
-
-def model_directory(model: str, runs_dir: str) -> Path:
-    """Where a run or a model lies, or its Hub name as it is; `recipes/...` may lie among the installed recipes.
-
-    Raises:
-        StoreError: it can only be a directory, and there is none.
-    """
-    from firesteel.models import is_path
-    from firesteel.recipes import bundled
-    from firesteel.run import runs_in
-
-    directory = bundled(Path(model).expanduser())
-    if directory.is_dir() or not (is_path(model) or directory.is_relative_to(runs_dir)):
-        return directory
-    parent = directory.parent if directory.parent.is_dir() else Path(runs_dir)
-    known = runs_in(parent)
-    hint = nearest(directory.name, [*known, *(each.name for each in sorted(parent.glob("*/")))])
-    runs = f"the runs {', '.join(known[:12])}" if known else "no run"
-    raise StoreError(f"'{model}': there is no such directory{hint}; '{parent}' has {runs}")
-
-
 def figures_of(config: Any, records: list[Any]) -> dict[str, Any]:
     """What the environment says over all that was played, and a line for each of its figures."""
     from firesteel.environments import environment_class
@@ -369,30 +327,6 @@ def success_rows(rows: Any) -> Table:
         percentages = (f"{share:.1%}" for share in (row.invalid, row.repetition, row.explore_ratio))
         table.add_row(row.split, row.kind, str(row.n), f"{row.success:.1%}", interval, *counts, *percentages)
     return table
-
-
-def finish(result: dict[str, Any], as_json: bool) -> None:
-    """The last output: one JSON object, in which what is not a finite number is null, or where things lie."""
-    if as_json:
-        print(json.dumps(finite(result), allow_nan=False))
-        return
-    for key in ("before", "after"):
-        if result.get(key):
-            row = result[key]
-            rate = f"{row['success']:.1%} ({row['low']:.1%} to {row['high']:.1%})" if row["n"] else "unknown"
-            typer.echo(f"{key} training: success {rate} on {row['n']} episodes of {row['split']}")
-    for key in ("text", "table", "plot", "model", "written", "directory"):
-        if result.get(key):
-            typer.echo(result[key] if key == "text" else f"{key}: {result[key]}")
-
-
-def finite(value: Any) -> Any:
-    """The value with None in the place of NaN and infinities, which JSON cannot hold."""
-    if isinstance(value, dict):
-        return {key: finite(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def main() -> None:

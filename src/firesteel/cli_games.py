@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from firesteel.cli_output import console, finish
+
 games_app = typer.Typer(help="Make games for an environment.", no_args_is_help=True)
 
 
@@ -29,7 +31,6 @@ def alfworld(
 
     Example: `firesteel games alfworld --out games --count 200 --split train`
     """
-    from firesteel.cli import console, finish
     from firesteel.environments.alfworld.generate import write_games
 
     with console.status("starting the planner") as status:

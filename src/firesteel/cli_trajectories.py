@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from firesteel.cli_models import evaluation_config
+from firesteel.cli_output import console, finish
 from firesteel.config import parse_overrides
 from firesteel.errors import ConfigError, FiresteelError
 
@@ -66,7 +68,6 @@ def trajectories(
 
     Example: `firesteel trajectories rows --count 200 --selector rarity_first`
     """
-    from firesteel.cli import console, finish
     from firesteel.trajectories import TrajectorySettings
     from firesteel.trajectory_jobs import TrajectoryJob, run_job
     from firesteel.trajectory_jobs import dry_run as price
@@ -126,7 +127,6 @@ def compare(
 
     Example: `firesteel judge compare rows rules_with_key`
     """
-    from firesteel.cli import finish
     from firesteel.trajectory_jobs import TrajectoryJob, compare_job
 
     limits = {"cache_dir": cache, "budget_tokens": budget_tokens, "requests_per_minute": requests_per_minute}
@@ -167,7 +167,6 @@ def policy_layer(base_url: str, model: str, policy: str, parts: set[str]) -> dic
     Raises:
         ConfigError: a part is `policy`, and no model is named.
     """
-    from firesteel.cli import evaluation_config
 
     name = policy or ("" if base_url or "policy" not in parts else model)
     if not name:

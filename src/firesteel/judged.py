@@ -18,7 +18,7 @@ from firesteel.config import PpoConfig
 from firesteel.config_ppo import RowFilter
 from firesteel.context import ContextBuilder
 from firesteel.demonstrations import Write, episode_texts, episode_tree
-from firesteel.environments.questions import ANSWER, GOAL, LETTERS, Question, format_question, read_answer
+from firesteel.environments.question_rows import ANSWER, GOAL, LETTERS, Question, format_question, read_answer
 from firesteel.errors import ConfigError, StoreError
 from firesteel.prompts import TAGS, format_response
 from firesteel.trajectories import read_trajectories

@@ -25,6 +25,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from firesteel.bundled import bundled
 from firesteel.errors import ModelError
 from firesteel.plugins import nearest
 from firesteel.prompts import TAGS
@@ -185,8 +186,6 @@ def _load_config(source: str, trust_remote_code: bool) -> PretrainedConfig:
 
 def _resolve(path_or_name: str | Path, *, kind: str) -> str:
     """The directory as it was given, or of an installed recipe, or a Hub name; what can only be a path must exist."""
-    from firesteel.recipes import bundled
-
     text = str(path_or_name)
     path = bundled(Path(text).expanduser())
     if path.is_dir():

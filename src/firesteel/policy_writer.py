@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 
 from firesteel.context import HistoryStep
-from firesteel.environments.questions import ANSWER, GOAL, format_question, read_answer
+from firesteel.environments.question_rows import ANSWER, GOAL, format_question, read_answer
 from firesteel.errors import AnswerInvalid
 from firesteel.judged import ANSWER_THOUGHT, plain
 from firesteel.judges.base import Situation

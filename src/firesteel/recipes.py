@@ -20,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from firesteel.bundled import recipes_directory
 from firesteel.config import Config
 from firesteel.errors import ConfigError, FiresteelError
 from firesteel.plugins import nearest
@@ -98,23 +99,6 @@ class RecipeSession:
                 self.listen("note", {"text": f"{directory} is finished"})
                 return summary
         return train(config, resume=exists and self.resume, listen=self.listen)
-
-
-def recipes_directory() -> Path:
-    """Where the recipes lie: inside an installed package, or beside `src` in a checkout."""
-    here = Path(__file__).parent
-    for directory in (here / "recipe_files", here.parents[1] / "recipes"):
-        if directory.is_dir():
-            return directory
-    raise ConfigError("this installation of firesteel has no recipes; install it again with pip")
-
-
-def bundled(path: Path) -> Path:
-    """A path as it is; where `recipes/...` is not here and is among the installed recipes, that one."""
-    if path.parts[:1] != ("recipes",) or path.exists():
-        return path
-    installed = recipes_directory().joinpath(*path.parts[1:])
-    return installed if installed.exists() else path
 
 
 def recipe_names() -> list[str]:

@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from firesteel.environments.questions import ANSWER, parse_action
+from firesteel.environments.question_rows import ANSWER, parse_action
 from firesteel.metrics import EpisodeRecord, wilson_interval
 from firesteel.tool_metrics import selection_entropy, tool_coverage
 from firesteel.tools import COT

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from firesteel.environments.questions import Question
+from firesteel.environments.question_rows import Question
 from firesteel.errors import AnswerInvalid, ConfigError, ServerFailed, StoreError
 from firesteel.files import append_line, exact_json, make_directory, read_jsonl, write_atomic, write_json_atomic
 from firesteel.judges.base import Judge, PastStep, Situation, ToolRunner

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from firesteel.environments import environment_class
-from firesteel.environments.questions import Question, QuestionEnvironment, question_of
+from firesteel.environments.question_rows import Question, question_of
+from firesteel.environments.questions import QuestionEnvironment
 from firesteel.errors import ConfigError, StoreError
 from firesteel.judges import ToolRunner, make_judge
 from firesteel.judges.compare import Agreement, compare_judges

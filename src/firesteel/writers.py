@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from firesteel.environments.questions import LETTERS, read_letter
+from firesteel.environments.question_rows import LETTERS, read_letter
 from firesteel.environments.tool_questions.queries import write_query
 from firesteel.errors import ConfigError
 from firesteel.judges.base import Situation

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from firesteel.environments.mmlu_pro import MmluPro, cot_prompt, load_mmlu_pro, load_shots, split_of, tool_prompt
-from firesteel.environments.questions import (
+from firesteel.environments.question_rows import (
     load_questions,
     parse_action,
     question_of,

@@ -11,7 +11,7 @@ import pytest
 from firesteel.annotate import collect_expert_episodes
 from firesteel.environments.check import check_environment
 from firesteel.environments.tool_calls import ToolCalls
-from firesteel.environments.tool_calls.checkers import Verdict, exact
+from firesteel.environments.tool_calls.checkers import exact
 from firesteel.environments.tool_calls.examples import read_examples
 from firesteel.environments.tool_calls.formats import FORMATS
 from firesteel.environments.tool_calls.generate import SPLITS, TASK_KINDS, catalogue, tool_names
@@ -23,7 +23,7 @@ from firesteel.environments.tool_calls.rewards import (
     strict_reward,
 )
 from firesteel.environments.tool_calls.schema import argument_flaws, json_schema, schema_flaw, task_flaws, tool_of
-from firesteel.environments.tool_calls.tasks import Call, Demonstration, ToolTask, demonstrations_of, tool_task
+from firesteel.environments.tool_calls.tasks import Call, Demonstration, ToolTask, Verdict, demonstrations_of, tool_task
 from firesteel.errors import ConfigError, EnvironmentFailed, TaskError
 from firesteel.tree import Episode, Step
 from firesteel.types import ExpertStep, Task

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from firesteel.environments.check import check_environment
-from firesteel.environments.questions import Question, question_of
+from firesteel.environments.question_rows import Question, question_of
 from firesteel.environments.tool_questions import CATEGORIES, HELD_OUT, ToolQuestions
 from firesteel.environments.tool_questions.almanac import corpus, glossary, towns, words
 from firesteel.environments.tool_questions.generate import number_options, significant_options

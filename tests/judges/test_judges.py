@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from judge_server import judge_server
 
-from firesteel.environments.questions import Question
+from firesteel.environments.question_rows import Question
 from firesteel.errors import AnswerInvalid, BudgetSpent, ConfigError, ServerFailed
 from firesteel.judges import JUDGES, PastStep, Situation, ToolRunner, make_judge
 from firesteel.judges.compare import Case, cohens_kappa, compare_judges, ranks

@@ -13,15 +13,8 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from firesteel.environments.questions import (
-    LETTERS,
-    Question,
-    QuestionEnvironment,
-    chosen_categories,
-    format_question,
-    load_questions,
-    sort_out,
-)
+from firesteel.environments.question_rows import LETTERS, Question, format_question, load_questions, sort_out
+from firesteel.environments.questions import QuestionEnvironment, chosen_categories
 from firesteel.errors import MissingDependency, TaskError
 from firesteel.tools import COT, Tool
 from firesteel.types import Task

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from firesteel.environments.questions import LETTERS, Question
+from firesteel.environments.question_rows import LETTERS, Question
 from firesteel.openai_client import Ledger
 from firesteel.tools import COT, Tool, ToolResult
 

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
-from firesteel.environments.questions import Question
+from firesteel.environments.question_rows import Question
 from firesteel.errors import ConfigError
 from firesteel.judges.base import PastStep, Situation, ToolRunner
 from firesteel.judges.matching import match_option, vote

@@ -16,7 +16,7 @@ from firesteel.environments.bfcl.multi_turn import (
     shown_result,
     user_text,
 )
-from firesteel.environments.bfcl.package import MULTI_TURN, SINGLE_TURN
+from firesteel.environments.bfcl.package import GROUPS, MULTI_TURN, SINGLE_TURN
 from firesteel.environments.bfcl.single_turn import single_turn_tasks
 from firesteel.environments.tool_calls.environment import REASONING, ToolCalls
 from firesteel.environments.tool_calls.formats import SCHEMAS, CallFormat, call_format, show_tools
@@ -38,13 +38,6 @@ scenario is in the same part in all four categories."""
 RATINGS = {"unreadable": 1.0, "flawed": 3.0, "answer": 6.5, "several_calls": 7.5, "one_call": 8.5}
 """Scores of what a response would do. Above SPaRK's threshold of 6: ending the turn, calls that fit their schemas."""
 
-GROUPS = {
-    "non_live": ("simple_python", "simple_java", "simple_javascript", "multiple", "parallel", "parallel_multiple"),
-    "live": ("live_simple", "live_multiple", "live_parallel", "live_parallel_multiple"),
-    "multi_turn": MULTI_TURN,
-    "single_turn": SINGLE_TURN,
-    "all": (*SINGLE_TURN, *MULTI_TURN),
-}
 _OPTIONS = ("format", "schemas", "terse", "category", "end_on_failure", "reasoning")
 
 

@@ -28,6 +28,14 @@ SINGLE_TURN = (*PYTHON_CATEGORIES, "simple_java", "simple_javascript", "irreleva
                "live_relevance")  # fmt: skip
 MULTI_TURN = ("multi_turn_base", "multi_turn_miss_func", "multi_turn_miss_param", "multi_turn_long_context")
 
+GROUPS = {
+    "non_live": ("simple_python", "simple_java", "simple_javascript", "multiple", "parallel", "parallel_multiple"),
+    "live": ("live_simple", "live_multiple", "live_parallel", "live_parallel_multiple"),
+    "multi_turn": MULTI_TURN,
+    "single_turn": SINGLE_TURN,
+    "all": (*SINGLE_TURN, *MULTI_TURN),
+}
+
 _FUNCTION_FILES = {
     "GorillaFileSystem": ("gorilla_file_system", "gorilla_file_system"),
     "MathAPI": ("math_api", "math_api"),

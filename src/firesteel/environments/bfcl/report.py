@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from firesteel.environments.bfcl.environment import GROUPS
-from firesteel.environments.bfcl.package import MULTI_TURN
+from firesteel.environments.bfcl.package import GROUPS, MULTI_TURN
 from firesteel.metrics import EpisodeRecord
 
 Counts = Mapping[str, tuple[int, int]]

@@ -9,9 +9,8 @@ from typing import Any
 
 from firesteel.annotate import Rejection
 from firesteel.environments.bfcl.package import ast_checker_module, entries, language
-from firesteel.environments.tool_calls.checkers import Verdict
 from firesteel.environments.tool_calls.schema import tool_of
-from firesteel.environments.tool_calls.tasks import Call, ToolTask, shortened
+from firesteel.environments.tool_calls.tasks import Call, ToolTask, Verdict, shortened
 from firesteel.errors import TaskError
 
 _SOURCE_TEXT = {"simple_java": "Java", "simple_javascript": "JavaScript"}

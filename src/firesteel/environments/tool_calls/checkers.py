@@ -3,18 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from firesteel.environments.tool_calls.tasks import Call, ToolTask, same_calls
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether calls are right, and if not, why."""
-
-    correct: bool
-    problem: str | None = None
-
+from firesteel.environments.tool_calls.tasks import Call, ToolTask, Verdict, same_calls
 
 Checker = Callable[[Sequence[Call], ToolTask], Verdict]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from firesteel.environments.base import Environment
-from firesteel.environments.tool_calls.checkers import CHECKERS, Checker, Verdict, bfcl
+from firesteel.environments.tool_calls.checkers import CHECKERS, Checker, bfcl
 from firesteel.environments.tool_calls.examples import INSTRUCTIONS, write_self_exemplifying
 from firesteel.environments.tool_calls.formats import SCHEMAS, CallFormat, call_format
 from firesteel.environments.tool_calls.generate import NUM_DRAWN, SPLITS, TASK_KINDS, make_task
@@ -18,6 +18,7 @@ from firesteel.environments.tool_calls.tasks import (
     Call,
     Demonstration,
     ToolTask,
+    Verdict,
     demonstration_of,
     demonstrations_of,
     tool_task,

@@ -29,6 +29,14 @@ class Call:
         return canonical([self.name, dict(self.arguments)])
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether calls are right, and if not, why."""
+
+    correct: bool
+    problem: str | None = None
+
+
 def call_of(record: Any) -> Call:
     """Reads `{"name": text, "arguments": object}`; anything else raises `TaskError`."""
     if not isinstance(record, Mapping) or not isinstance(record.get("name"), str) or not record["name"]:

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from firesteel.environments.questions import LETTERS, Question
+from firesteel.environments.question_rows import LETTERS, Question
 from firesteel.environments.tool_questions.almanac import Town, Word, towns, words
 from firesteel.errors import TaskError
 from firesteel.tools.dates import WEEKDAYS

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from firesteel.environments.questions import Question
+from firesteel.environments.question_rows import Question
 from firesteel.environments.tool_questions.generate import SOURCE
 
 SLIPS: dict[str, float] = {
