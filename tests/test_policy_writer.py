@@ -90,7 +90,8 @@ def test_rows_of_mmlu_pro_played_by_a_small_model_can_be_trained_on(model: Path,
 
 
 def test_a_policy_that_is_not_there_is_named() -> None:
+    asked = {"count": 1, "environment_options": {"tools": ["calculator"]}}
     with pytest.raises(ConfigError, match="writer 'policy' needs a model in this process"):
-        run_job(TrajectoryJob(count=1, writer="policy"), "unused")
+        run_job(TrajectoryJob(**asked, writer="policy"), "unused")
     with pytest.raises(ConfigError, match="judge 'policy' needs mean_logprobs"):
-        run_job(TrajectoryJob(count=1, judge="policy"), "unused")
+        run_job(TrajectoryJob(**asked, judge="policy"), "unused")

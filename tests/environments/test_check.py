@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import json
 import re
+import shutil
 from collections.abc import Sequence
 
 import pytest
@@ -409,6 +410,7 @@ NEEDS = {
     "alfworld": [pytest.mark.skip(reason="its games are the user's or generated; tests/system/test_alfworld.py")],
     "bfcl": [pytest.mark.skipif(lacks_bfcl(), reason="bfcl-eval is not installed; see docs/environments.md")],
     "mmlu_pro": [pytest.mark.skip(reason="its questions come from the Hub or from a file of the user")],
+    "tool_questions": [pytest.mark.skipif(not shutil.which("bwrap"), reason="its Python needs bubblewrap")],
     "scienceworld": [
         pytest.mark.system,
         pytest.mark.skipif(bool(what_scienceworld_lacks()), reason=what_scienceworld_lacks()),

@@ -188,7 +188,7 @@ def test_what_an_environment_prints_stays_out_of_the_json() -> None:
 
 
 def test_questions_are_checked_without_being_given_actions(tmp_path: Path) -> None:
-    assert check_named("tool_questions", {}).fork_rung == "native"
+    assert check_named("tool_questions", {"tools": ["calculator", "dictionary"]}).fork_rung == "native"
     path = tmp_path / "questions.jsonl"
     path.write_text("".join(json.dumps(task.data) + "\n" for task in ToolQuestions.tasks("train", count=60)))
     assert check_named("mmlu_pro", {"path": str(path), "tools": ["calculator"]}).num_steps > 0
