@@ -127,6 +127,11 @@ def test_copied_answers_are_seen_in_every_form():
     assert copies_answer(response([*FOUR, copy])) is True
     assert copies_answer(response([*FOUR, copy | {"answer": ANSWER}])) is True
     assert copies_answer(response([*FOUR, copy | {"answer": [copy["answer"]]}])) is True
+    for answer in ({"x": 1}, '{"x": 1}', "[f(x=1)]", {"name": "f", "parameters": {"x": 1}}, [copy["answer"], 3]):
+        assert copies_answer(response([*FOUR, copy | {"answer": answer}])) is True, answer
+    positional = response([*FOUR, copy | {"answer": "[f(1)]"}], answer="[f(x=1)]")
+    assert copies_answer(positional, "python", TASK.data["tools"]) is True
+    assert copies_answer(response([*FOUR, copy | {"tool": "g", "answer": {"x": 1}}])) is False
     assert copies_answer(response([*FOUR, copy | {"answer": 3}])) is False
     assert copies_answer(response(FOUR)) is False
     assert copies_answer(ANSWER) is None

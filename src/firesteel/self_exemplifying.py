@@ -6,14 +6,13 @@ but a policy that already solves a task now and then.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from firesteel.environments.tool_calls.examples import INSTRUCTIONS, Examples, read_examples, write_examples
-from firesteel.environments.tool_calls.formats import FORMATS, CallFormat
-from firesteel.environments.tool_calls.parsers import without_sections
-from firesteel.environments.tool_calls.tasks import Call, call_of
-from firesteel.errors import TaskError
+from firesteel.environments.tool_calls.formats import BASE_FORMATS, FORMATS, CallFormat
+from firesteel.environments.tool_calls.parsers import Unreadable, load_json, without_sections
+from firesteel.environments.tool_calls.tasks import Call
 from firesteel.plugins import load
 from firesteel.tree import Episode, Leaf, Tree
 
@@ -41,34 +40,53 @@ def self_exemplifying_reward(episode: Episode) -> float:
     return self_exemplifying_reward_of(episode.success, read_examples(text))
 
 
-def copies_answer(text: str, call_format: str | CallFormat = "hermes") -> bool | None:
+def copies_answer(
+    text: str, call_format: str | CallFormat = "hermes", tools: Sequence[Mapping[str, Any]] = ()
+) -> bool | None:
     """Whether an example's answer is one of the response's own calls; None where it has no examples or no calls.
 
+    An answer may be a call as JSON or as text of any format, several, or the arguments alone of the example's tool.
     Without the bonus the policy is reported to repeat its answer inside `<examples>`.
     """
     form: CallFormat = load(call_format, FORMATS, kind="call format") if isinstance(call_format, str) else call_format
     examples = read_examples(text)
-    calls = {call.key() for call in form.read(without_sections(text), ()).calls}
+    calls = {call.key() for call in form.read(without_sections(text), tools).calls}
     if not examples.distinct or not calls:
         return None
-    return any(call.key() in calls for example in examples.distinct for call in _calls_of(example["answer"], form))
+    return any(
+        call.key() in calls
+        for example in examples.distinct
+        for call in _calls_of(example["answer"], example["tool"], tools)
+    )
 
 
-def _calls_of(answer: Any, form: CallFormat) -> list[Call]:
-    """The calls that an example's answer stands for; none where it is something else."""
+def _calls_of(answer: Any, tool: str, tools: Sequence[Mapping[str, Any]]) -> Iterator[Call]:
+    """Every call that an example's answer may stand for; none where it is something else."""
     if isinstance(answer, str):
-        return list(form.read(answer, ()).calls)
-    entries = answer if isinstance(answer, list) else [answer]
-    try:
-        return [call_of(entry) for entry in entries]
-    except TaskError:
-        return []
+        for form in BASE_FORMATS.values():
+            yield from form.read(answer, tools).calls
+        try:
+            answer = load_json(answer)
+        except Unreadable:
+            return
+    for entry in answer if isinstance(answer, list) else [answer]:
+        if not isinstance(entry, Mapping):
+            continue
+        yield Call(tool, entry)
+        for key in ("arguments", "parameters"):
+            if isinstance(entry.get("name"), str) and isinstance(entry.get(key), Mapping):
+                yield Call(entry["name"], entry[key])
 
 
 def copied_share(trees: Sequence[Tree], call_format: str | CallFormat = "hermes") -> float | None:
     """Of the responses with examples and calls, the share that copies an answer into its examples; None for none."""
-    texts = [step.text for tree in trees for episode in tree.episodes() for step in episode.steps[-1:]]
-    judged = [copied for text in texts if (copied := copies_answer(text, call_format)) is not None]
+    judged = [
+        copied
+        for tree in trees
+        for episode in tree.episodes()
+        for step in episode.steps[-1:]
+        if (copied := copies_answer(step.text, call_format, tree.task.data.get("tools", ()))) is not None
+    ]
     return sum(judged) / len(judged) if judged else None
 
 

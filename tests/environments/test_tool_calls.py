@@ -42,6 +42,9 @@ ADD = tool_of(
 NEG = tool_of({"name": "negate", "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}}})
 
 
+SAY = tool_of({"name": "say", "parameters": {"type": "object", "properties": {"text": {"type": "string"}}}})
+
+
 def make(*answer: Call, tools=(ADD, NEG), **fields) -> ToolTask:
     return ToolTask("t", ({"role": "user", "content": "add 1 and 2"},), tuple(tools), (answer,), **fields)
 
@@ -167,6 +170,22 @@ def play(text: str, task: ToolTask, **options):
 ONE = '<tool_call>{"name": "add", "arguments": {"x": 1}}</tool_call>'
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"terse": "no"}, "terse must be true or false; got 'no'"),
+        ({"exemplify": 1}, "exemplify must be true or false; got 1"),
+        ({"format": 5}, "format must be template or one of hermes, llama3, python; got 5"),
+        ({"checker": 5}, "checker must be one of exact, bfcl; got 5"),
+        ({"source": None}, "source must be text; got None"),
+        ({"source": "xlam", "path": 5}, "path must be text; got 5"),
+    ],
+)
+def test_options_of_a_wrong_type_are_refused_by_name(options, message):
+    with pytest.raises(ConfigError, match=message):
+        ToolCalls(**options)
+
+
 def test_success_needs_the_right_calls_and_nothing_around_them():
     task = make(Call("add", {"x": 1}))
     assert play(ONE, task).reward == 1.0
@@ -176,6 +195,10 @@ def test_success_needs_the_right_calls_and_nothing_around_them():
     assert play(f"<think>hm</think>{ONE}", task).reward == 0.0
     assert play(f"<think>hm</think>{ONE}", task, reasoning="allowed").reward == 1.0
     assert play(f"<think>hm</think>so {ONE}", task, reasoning="allowed").reward == 0.0
+    text = make(Call("say", {"text": "Paris"}), tools=(SAY,))
+    said = "[say(text='{}')]"
+    for inner, reward in (("Paris", 1.0), ("Par<think>zz</think>is", 0.0)):
+        assert play(said.format(inner), text, format="python", reasoning="allowed").reward == reward
     broken = play("<tool_call>{", task)
     assert (broken.info["valid"], broken.info["correct"]) == (False, False)
     assert play("[add(x=1)]", task, format="python").reward == 1.0

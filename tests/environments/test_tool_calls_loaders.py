@@ -12,6 +12,7 @@ from firesteel import policy
 from firesteel.annotate import Rejection
 from firesteel.config import Config
 from firesteel.environments.tool_calls import ToolCalls
+from firesteel.environments.tool_calls.formats import FORMATS
 from firesteel.environments.tool_calls.loaders import (
     FILE_SPLITS,
     declared_apis,
@@ -22,9 +23,11 @@ from firesteel.environments.tool_calls.loaders import (
     local_path,
     read_spaced_calls,
 )
-from firesteel.environments.tool_calls.schema import tool_of
+from firesteel.environments.tool_calls.prompts import show_task
+from firesteel.environments.tool_calls.schema import task_flaws, tool_of
 from firesteel.environments.tool_calls.task_file import TaskFile
 from firesteel.environments.tool_calls.tasks import Call, ToolTask, tool_task
+from firesteel.environments.tool_calls.template import template_messages
 from firesteel.errors import ConfigError, EnvironmentFailed, TaskError
 
 WEATHER = {
@@ -253,9 +256,52 @@ def test_contents_of_openai_messages_are_texts_or_parts(tmp_path: Path):
     found = load_tasks("openai", write(tmp_path / "o.jsonl", records), "all", None)
     first, second = map(tool_task, found)
     assert (first.query, second.past[0]["content"]) == ("hi there", "hi there")
-    assert second.past[1]["content"] == '[{"name": "f", "arguments": {}}]'
+    assert (second.past[1]["content"], second.past[1]["calls"]) == ("", [{"name": "f", "arguments": {}}])
     assert [left.task_id for left in found.rejected] == [f"openai-{number}" for number in range(1, 7)]
     assert "the content of a message must be text, got None" in found.rejected[0].reason
+
+
+def test_text_beside_calls_and_what_came_of_them_stay_in_the_context(tmp_path: Path):
+    tool = {"function": {"name": "f", "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}}}}
+    called = [{"function": {"name": "f", "arguments": json.dumps({"x": number})}} for number in (1, 2)]
+    messages = [
+        {"role": "developer", "content": "be brief"},
+        {"role": "user", "content": "go"},
+        {"role": "assistant", "content": "Let me look.", "tool_calls": called[:1]},
+        {"role": "function", "name": "f", "content": "5"},
+        {"role": "assistant", "content": None, "tool_calls": called[1:]},
+    ]
+    wizard = [{"role": "wizard", "content": "hm"}, *messages]
+    records = [{"messages": messages, "tools": [tool]}, {"messages": wizard, "tools": [tool]}]
+    found = load_tasks("openai", write(tmp_path / "o.jsonl", records), "all", None)
+    later = tool_task(found[1])
+    assert [message["role"] for message in later.messages] == ["system", "user", "assistant", "tool"]
+    shown = show_task(later, FORMATS["hermes"])
+    assert 'assistant: Let me look.\n[{"name": "f", "arguments": {"x": 1}}]\ntool: 5' in shown
+    asked, called_turn, result = template_messages(later, hint="HINT")[1:]
+    assert (asked["content"], result["content"]) == ("HINT\ngo", "5")
+    assert called_turn["tool_calls"][0]["function"] == {"name": "f", "arguments": {"x": 1}}
+    assert "'wizard' is no role of a message; known: system, user, assistant, tool" in found.rejected[0].reason
+
+
+def test_what_is_not_finite_is_rejected_wherever_it_stands(tmp_path: Path):
+    tool = {"name": "f", "description": "", "parameters": {"x": {"type": "int", "default": float("nan")}}}
+    bad = xlam(0, []) | {"tools": json.dumps([tool]), "answers": json.dumps([{"name": "f", "arguments": {"x": 1}}])}
+    found = load_tasks("xlam", write(tmp_path / "x.json", [bad], as_list=True), "all", None)
+    assert len(found) == 0 and "not JSON: Out of range float values" in found.rejected[0].reason
+    task = ToolTask("t", ({"role": "user", "content": "q"},), (tool_of(WEATHER),), ((Call("weather", {"city": "o"}),),))
+    assert task_flaws(task) == []
+    assert "its messages or checks are not JSON" in task_flaws(replace(task, checks={"x": float("inf")}))[0]
+
+
+def test_a_number_too_long_to_write_rejects_its_row_alone(tmp_path: Path):
+    system = f"Tools: {json.dumps([WEATHER])}"
+    rows = [{"system": system, "conversations": [
+        {"from": "user", "value": "q"}, {"from": "assistant", "value": f"[weather(city='o', days={days})]"}
+    ]} for days in ("1", "0x" + "F" * 5000, "2")]  # fmt: skip
+    found = load_tasks("toolace", write(tmp_path / "t.json", rows, as_list=True), "all", None)
+    assert [task.id for task in found] == ["toolace-0", "toolace-2"]
+    assert "a whole number has more than" in found.rejected[0].reason
 
 
 def test_acebench_by_hand(tmp_path: Path):
@@ -318,8 +364,9 @@ def test_api_bank_by_hand(tmp_path: Path):
     assert (first.id, first.query, first.answers[0]) == ("a-level-1-1-0", "at 8", (Call("GetToken", {"user": "foo"}),))
     assert [tool["name"] for tool in first.tools] == ["GetToken", "AddAlarm"]
     assert (second.query, [message["role"] for message in second.past]) == (
-        "Go on.", ["user", "assistant", "user", "api", "assistant"]
+        "Go on.", ["user", "assistant", "user", "assistant", "tool", "assistant"]
     )  # fmt: skip
+    assert (second.past[3]["calls"], second.past[4]["content"]) == ([first.answers[0][0].to_dict()], '{"token": "z"}')
     assert [(left.task_id, left.reason) for left in found.rejected] == [("b-level-2-1", "a line is not JSON")]
     (tmp_path / "apis").mkdir()
     (tmp_path / "apis" / "alarm.py").write_text(API)

@@ -126,6 +126,8 @@ def test_python_by_hand():
         ("[f(x=1j)]", "complex"),
         ("[f(x=...)]", "ellipsis"),
         ("[f(x=1e999)]", "finite"),
+        ("[f(x=0x" + "F" * 5000 + ")]", "bits"),
+        ("[f(x=-0b" + "1" * 20_000 + ")]", "bits"),
         ("[f(x={1: 2})]", "key"),
         ("[f(x={'a': 1, 'a': 2})]", "twice"),
         ("[f(x='\\ud800')]", "surrogate"),
@@ -145,6 +147,27 @@ def test_python_mistakes_are_named_and_call_nothing(text, problem):
 
 def test_sections_are_taken_out_where_they_are_complete():
     assert without_sections("<think>a<b></think>x<explore>\n</explore>y<examples>[]</examples>z<think>") == "xyz<think>"
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("<think>it's [1]</think>[f(x='<think>a</think>')]", "[f(x='<think>a</think>')]"),
+        ('<think>"</think>{"x": "a\\"<think>b</think>"}<think>"</think>', '{"x": "a\\"<think>b</think>"}'),
+        ("<tool_call><think>a</think></tool_call><think>b</think>", "<tool_call><think>a</think></tool_call>"),
+        ("<think><tool_call>x</tool_call></think>y", "y"),
+        ("[f()]<think>don't</think>", "[f()]"),
+        ("[f(x='<think>a</think>)]", "[f(x=')]"),  # the quoted text does not end
+        ('so "<think>a</think>" [f()]', 'so "" [f()]'),
+    ],
+)
+def test_what_looks_like_a_section_in_an_argument_stays(text, left):
+    assert without_sections(text) == left
+
+
+def test_taking_sections_out_takes_linear_time():
+    for piece in ("<think>", '\\"', '["', "<tool_call>", "'\\"):
+        assert without_sections("[" + piece * 200_000) == "[" + piece * 200_000
 
 
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True).filter(
@@ -190,7 +213,7 @@ GOOD = [
 PIECES = [
     "<tool_call>", "</tool_call>", "<examples>", "</examples>", "{", "}", "[", "]", "(", ")", '"', "'", "\\", ",", ":",
     "=", "\0", "\ud800", "\\ud800", "é", "NaN", "1e999", "-", "**", "lambda: 0", "__import__('os')", "\n", "9" * 400,
-    "[" * 300, "{" * 300, "#", "f'{x}'", "\\N{x}", "\x0c", "@", "0777", "\u2028",
+    "[" * 300, "{" * 300, "0x" + "F" * 4000, "#", "f'{x}'", "\\N{x}", "\x0c", "@", "0777", "\u2028",
 ]  # fmt: skip
 
 

@@ -79,7 +79,12 @@ class ToolCalls(Environment):
         for name, value, known in (("schemas", schemas, SCHEMAS), ("reasoning", reasoning, REASONING)):
             if value not in known:
                 raise ConfigError(f"tool_calls: {name} must be one of {', '.join(known)}; got {value!r}")
+        for name, given in (("terse", terse), ("exemplify", exemplify)):
+            if not isinstance(given, bool):
+                raise ConfigError(f"tool_calls: {name} must be true or false; got {given!r}")
         self._format = call_format(format)
+        if not (isinstance(checker, str) or callable(checker)):
+            raise ConfigError(f"tool_calls: checker must be one of {', '.join(CHECKERS)}; got {checker!r}")
         self._check: Checker = load(checker, CHECKERS, kind="checker") if isinstance(checker, str) else checker
         self._schemas = schemas
         self._terse = terse
@@ -219,6 +224,8 @@ def _check_options(options: Mapping[str, Any]) -> None:
                 f"tool_calls has no option '{name}'{nearest(name, _OPTIONS)}; known: {', '.join(_OPTIONS)}"
             )
         value, least = options[name], _FEWEST.get(name)
+        if name in ("source", "path") and not isinstance(value, str):
+            raise ConfigError(f"tool_calls: {name} must be text; got {value!r}")
         if least is not None and (type(value) is not int or value < least):
             raise ConfigError(f"tool_calls: {name} must be a whole number from {least} on; got {value!r}")
         if name in _SHARES and not (type(value) in (int, float) and 0 <= value <= 1):

@@ -99,6 +99,8 @@ def call_format(given: str | CallFormat) -> CallFormat:
             "format=template is told by the chat template of a model, and there is none here; name the form of its "
             f"calls: {', '.join(name for name in FORMATS if name.startswith('template_'))}"
         )
+    if not isinstance(given, (str, CallFormat)):
+        raise ConfigError(f"format must be template or one of {', '.join(BASE_FORMATS)}; got {given!r}")
     form: CallFormat = load(given, FORMATS, kind="call format") if isinstance(given, str) else given
     return form
 

@@ -204,7 +204,7 @@ def read_toolace(path: str, split: str) -> Outcomes:
         tools = tuple(map(tool_of, _tools_in(record["system"])))
         messages: list[dict[str, str]] = []
         for turn in record["conversations"]:
-            role = _text(turn.get("from", turn.get("role")), "the role of a turn")
+            role = _role(turn.get("from", turn.get("role")))
             text = _text(turn.get("value", turn.get("content")), "the value of a turn")
             if role == "assistant" and text.strip().startswith("["):
                 answer = read_spaced_calls(text, tools)
@@ -214,6 +214,12 @@ def read_toolace(path: str, split: str) -> Outcomes:
         raise TaskError("no answer of the conversation calls a tool")
 
     return _each(_numbered("toolace", local_path(path)), split, read)
+
+
+def _role(given: Any) -> str:
+    """A role by the name that chat templates know it by (`ROLES`), where it has one."""
+    role = _text(given, "the role of a message")
+    return {"developer": "system", "function": "tool", "human": "user", "gpt": "assistant"}.get(role, role)
 
 
 def _tools_in(text: str) -> Any:
@@ -262,7 +268,7 @@ def read_openai(path: str, split: str) -> Outcomes:
 
     def read(name: str, record: Any) -> Iterator[ToolTask]:
         tools = tuple(map(tool_of, _list(record.get("tools") or record.get("functions") or [], "tools")))
-        messages: list[dict[str, str]] = []
+        messages: list[dict[str, Any]] = []
         found = 0
         for message in _list(record["messages"], "messages"):
             calls = _openai_calls(message) if message["role"] == "assistant" else ()
@@ -270,8 +276,8 @@ def read_openai(path: str, split: str) -> Outcomes:
                 identity = f"{name}-{found}" if found else name
                 found += 1
                 yield ToolTask(identity, tuple(messages), tools, (calls,), kind=kind_of(tools, calls), split=split)
-            shown = _openai_text(message.get("content"), calls)
-            messages.append({"role": _text(message["role"], "the role of a message"), "content": shown})
+            said = {"role": _role(message["role"]), "content": _openai_text(message.get("content"), calls)}
+            messages.append(said | {"calls": [call.to_dict() for call in calls]} if calls else said)
         if not found:
             raise TaskError("no message of the assistant calls a tool")
 
@@ -279,9 +285,9 @@ def read_openai(path: str, split: str) -> Outcomes:
 
 
 def _openai_text(content: Any, calls: Sequence[Call]) -> str:
-    """The text of a message: its content, its text parts joined, or the calls of one that has no content."""
+    """The text of a message: its content, or its text parts joined; it may have none beside calls."""
     if calls and not content:
-        return json.dumps([call.to_dict() for call in calls])
+        return ""
     if isinstance(content, list):
         for part in content:
             if part.get("type") != "text":
@@ -377,7 +383,7 @@ def read_api_bank(path: str, split: str) -> Outcomes:
             raise TaskError("a line is not JSON")
         used = dict.fromkeys(turn["api_name"] for turn in turns if turn["role"] == "API")
         offered = tuple(tools[api] for api in used)
-        said: list[dict[str, str]] = []
+        said: list[dict[str, Any]] = []
         number = 0
         for turn in turns:
             if turn["role"] != "API":
@@ -392,8 +398,8 @@ def read_api_bank(path: str, split: str) -> Outcomes:
             kind = "level-2" if "level-2" in name else "level-1"
             yield ToolTask(f"{name}-{number}", tuple(said), offered, ((call,),), kind=kind, split=split)
             number += 1
-            result = {"call": call.to_dict(), "result": turn.get("result", {}).get("output")}
-            said.append({"role": "api", "content": json.dumps(result)})
+            said.append({"role": "assistant", "content": "", "calls": [call.to_dict()]})
+            said.append({"role": "tool", "content": json.dumps(turn.get("result", {}).get("output"))})
 
     dialogues = ((file.stem, list(json_records(file))) for file in files)
     return itertools.chain(unread, _each(dialogues, "all", read))

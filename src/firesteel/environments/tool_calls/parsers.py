@@ -19,6 +19,8 @@ from firesteel.responses import sections, text_outside
 
 LONGEST_TEXT = 100_000
 DEEPEST_VALUE = 32
+MOST_BITS = 14_000
+"""Of a whole number. Python refuses to write one of more than 4,300 decimal digits, and reads hexadecimal ones."""
 
 _SEPARATORS = re.compile(r"[\s;,]*")
 
@@ -40,8 +42,37 @@ class Unreadable(Exception):
 
 
 def without_sections(text: str) -> str:
-    """The text without its complete `<think>`, `<explore>` and `<examples>` sections."""
-    return text_outside(text, "think", "explore", "examples")
+    """The text without its complete `<think>`, `<explore>` and `<examples>` sections.
+
+    What looks like a section inside of a `<tool_call>`, or inside of a quoted text after the first bracket, is part of
+    a call's arguments and stays.
+    """
+    kept: list[str] = []
+    place = looked = 0
+    is_in_calls = False
+    unclosed: set[str] = set()
+    while (found := _PIECES.search(text, looked)) is not None:
+        looked = found.end()
+        if (tag := found["tag"]) is not None and tag not in unclosed:
+            closing = text.find(f"</{tag}>", looked)
+            if closing < 0:
+                unclosed.add(tag)
+                continue
+            looked = closing + len(tag) + 3
+            if tag != "tool_call":
+                kept.append(text[place : found.start()])
+                place = looked
+        elif (quote := found["quote"]) is not None and is_in_calls and quote not in unclosed:
+            literal = _LITERALS[quote].match(text, looked)
+            looked = literal.end() if literal else looked
+            unclosed |= set() if literal else {quote}
+        elif found["bracket"] is not None:
+            is_in_calls = True
+    return "".join([*kept, text[place:]])
+
+
+_PIECES = re.compile(r"""<(?P<tag>think|explore|examples|tool_call)>|(?P<quote>["'])|(?P<bracket>[\[{])""")
+_LITERALS = {quote: re.compile(rf"(?:[^{quote}\\]|\\.)*+{quote}", re.DOTALL) for quote in "\"'"}
 
 
 def read_hermes(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> Parsed:
@@ -243,6 +274,8 @@ def checked(value: Any, depth: int = 0) -> Any:
             raise Unreadable("a text holds half of a surrogate pair")
     elif isinstance(value, float) and not math.isfinite(value):
         raise Unreadable("a number is not finite")
+    elif isinstance(value, int) and value.bit_length() > MOST_BITS:
+        raise Unreadable(f"a whole number has more than {MOST_BITS} bits")
     elif not (value is None or isinstance(value, (bool, int, float))):
         raise Unreadable(f"a value is a {type(value).__name__}, which JSON cannot hold")
     return value

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from firesteel.environments.tool_calls.formats import CallFormat, show_tools
-from firesteel.environments.tool_calls.tasks import Demonstration, ToolTask
+from firesteel.environments.tool_calls.tasks import Demonstration, ToolTask, calls_made
 from firesteel.prompts import Pair, PromptSet
 from firesteel.responses import ParsedResponse, parse_response
 from firesteel.types import ExpertStep
@@ -32,8 +34,14 @@ def show_task(
     for shown in demonstrations:
         lines += [f"Example: {shown.query}", call_format.write(shown.calls)]
     lines += [hint] if hint else []
-    lines += [f"{message['role']}: {message['content']}" for message in task.past]
+    lines += [f"{message['role']}: {_said(message)}" for message in task.past]
     return "\n".join(line for line in lines if line)
+
+
+def _said(message: Mapping[str, Any]) -> str:
+    """A message's text, and the calls that it made as JSON, whatever the format: not every format can write them."""
+    calls = [json.dumps([call.to_dict() for call in calls_made(message)], ensure_ascii=False)] * ("calls" in message)
+    return "\n".join(filter(None, [str(message["content"]), *calls]))
 
 
 def _opening(*, goal: str, observation: str, admissible: Sequence[str] | None) -> str:

@@ -13,7 +13,7 @@ from jsonschema.exceptions import SchemaError, ValidationError
 from referencing import Registry
 
 from firesteel.environments.tool_calls.parsers import Unreadable, checked
-from firesteel.environments.tool_calls.tasks import Call, ToolTask, shortened
+from firesteel.environments.tool_calls.tasks import ROLES, Call, ToolTask, shortened
 from firesteel.errors import TaskError
 
 _TYPES: dict[str, str | None] = {
@@ -141,7 +141,7 @@ def _without_dialect(schema: dict[str, Any]) -> dict[str, Any]:
 def schema_flaw(parameters: Any) -> str | None:
     """What is wrong with a tool's parameters as a JSON schema, or None."""
     try:
-        _validator(json.dumps(parameters))
+        _validator(json.dumps(parameters, allow_nan=False))
     except SchemaError as error:
         where = "/".join(map(str, error.absolute_path))
         return f"invalid JSON schema at '{where}': {error.message[:120]}"
@@ -181,8 +181,13 @@ def task_flaws(task: ToolTask) -> list[str]:
             flaws.append(f"tool '{tool['name']}': {flaw}")
     if not task.messages or not task.query.strip():
         flaws.append("there is no query")
+    flaws += [f"'{role}' is no role of a message; known: {', '.join(ROLES)}" for role in _foreign_roles(task)]
     if not task.answers:
         flaws.append("there is no accepted answer")
+    try:
+        json.dumps([task.messages, task.checks], allow_nan=False, default=dict)
+    except (TypeError, ValueError) as error:
+        flaws.append(f"its messages or checks are not JSON: {error}")
     names = _names(task)
     for call in _all_calls(task):
         if call.name not in names:
@@ -198,6 +203,10 @@ def task_flaws(task: ToolTask) -> list[str]:
                 f"an accepted call fails its schema: {flaw}" for flaw in argument_flaws(call, parameters[call.name])
             ]
     return list(dict.fromkeys(flaws))
+
+
+def _foreign_roles(task: ToolTask) -> list[str]:
+    return list(dict.fromkeys(str(message["role"]) for message in task.messages if message["role"] not in ROLES))
 
 
 def _names(task: ToolTask) -> Counter[str]:

@@ -11,6 +11,8 @@ from firesteel.errors import TaskError
 from firesteel.types import Task
 
 LONGEST_REASON = 300
+ROLES = ("system", "user", "assistant", "tool")
+"""Of messages, as chat templates know them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,11 @@ class Verdict:
 
     correct: bool
     problem: str | None = None
+
+
+def calls_made(message: Mapping[str, Any]) -> tuple[Call, ...]:
+    """The calls that a message of the assistant made; none for any other."""
+    return tuple(map(call_of, message.get("calls", ())))
 
 
 def call_of(record: Any) -> Call:
@@ -75,9 +82,11 @@ def same_calls(left: Iterable[Call], right: Iterable[Call]) -> bool:
 class ToolTask:
     """What one tool-calling episode is about.
 
-    `messages` are `{"role", "content"}`, oldest first; `tools` are `{"name", "description", "parameters"}`
-    with a JSON schema of type "object"; `answers` are alternatives, each of them a set of calls (an empty one: no call
-    is right). `checks` is what another checker than `exact` needs, such as BFCL's possible answers.
+    `messages` are `{"role", "content"}`, oldest first, with a role of `ROLES`; an assistant's may also hold the "calls"
+    that it made, as `Call.to_dict` writes them; messages of the role "tool" after it say what came of them. `tools` are
+    `{"name", "description", "parameters"}` with a JSON schema of type "object"; `answers` are alternatives, each of
+    them a set of calls (an empty one: no call is right). `checks` is what another checker than `exact` needs, such as
+    BFCL's possible answers.
     """
 
     id: str

@@ -15,7 +15,7 @@ from jinja2 import TemplateError
 
 from firesteel.environments.tool_calls.formats import BASE_FORMATS, FORMATS, CallFormat
 from firesteel.environments.tool_calls.prompts import TOOL_CALLS
-from firesteel.environments.tool_calls.tasks import Call, Demonstration, ToolTask
+from firesteel.environments.tool_calls.tasks import Call, Demonstration, ToolTask, calls_made
 from firesteel.errors import ConfigError, EnvironmentFailed, ModelError
 
 if TYPE_CHECKING:
@@ -121,16 +121,26 @@ def as_tool_calls(calls: Sequence[Call]) -> list[dict[str, Any]]:
 def template_messages(task: ToolTask, demonstrations: Sequence[Demonstration] = (), hint: str = "") -> list[Any]:
     """The conversation that a chat template renders: solved queries as turns, then the task's own messages.
 
-    A hint stands before the last message's text.
+    A hint stands before the text of the user's last message, or is a message of the user where there is none.
     """
     messages: list[dict[str, Any]] = []
     for shown in demonstrations:
         messages.append({"role": "user", "content": shown.query})
         messages.append({"role": "assistant", "content": "", "tool_calls": as_tool_calls(shown.calls)})
-    messages += [dict(message) for message in task.messages]
+    own = [_as_template(message) for message in task.messages]
     if hint:
-        messages[-1]["content"] = f"{hint}\n{messages[-1]['content']}"
-    return messages
+        asked = next((message for message in reversed(own) if message["role"] == "user"), None)
+        if asked is None:
+            own.append({"role": "user", "content": hint})
+        else:
+            asked["content"] = f"{hint}\n{asked['content']}"
+    return messages + own
+
+
+def _as_template(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message of a task as chat templates hold it."""
+    kept = {key: value for key, value in message.items() if key != "calls"}
+    return kept | {"tool_calls": as_tool_calls(calls_made(message))} if "calls" in message else kept
 
 
 def render(
