@@ -84,3 +84,30 @@ def test_a_curriculum_of_ones_own() -> None:
         make_curriculum("uniform", tasks(2), seed=0, options={"rate": 0.5})
     with pytest.raises(ConfigError, match=r"unknown curriculum 'unifrom' \(did you mean 'uniform'\?\)"):
         make_curriculum("unifrom", tasks(2), seed=0, options={})
+    with pytest.raises(
+        ConfigError, match=r"cannot be made with the options \[\]: missing a required .*argument: 'rate'"
+    ):
+        make_curriculum("test_curriculum:Hardest", tasks(2), seed=0, options={})
+
+
+def test_an_unknown_option_is_refused_with_the_nearest_name() -> None:
+    message = (
+        r"curriculum 'hard_sampling' does not take the options \['steps_per_rond'\] "
+        r"\(did you mean 'steps_per_round'\?\); known: mode, .*, read$"
+    )
+    with pytest.raises(ConfigError, match=message):
+        make_curriculum("hard_sampling", [sample("a", "f")], seed=0, options={"steps_per_rond": 5})
+    for name in ("seed", "tasks"):
+        with pytest.raises(ConfigError, match=f"'{name}'"):
+            make_curriculum("hard_sampling", [sample("a", "f")], seed=0, options={name: 5})
+
+
+class Broken(Uniform):
+    def __init__(self, tasks: list[Task], *, seed: int, **options: Any) -> None:
+        super().__init__(tasks, seed=seed)
+        raise TypeError("a mistake of its own")
+
+
+def test_a_mistake_within_a_curriculum_is_not_called_one_of_its_options() -> None:
+    with pytest.raises(TypeError, match="^a mistake of its own$"):
+        make_curriculum("test_curriculum:Broken", tasks(2), seed=0, options={"rate": 0.5})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import tracemalloc
 from collections import Counter
@@ -266,6 +267,7 @@ class Lazy:
 
 def test_tasks_stay_on_disk():
     def peak(size: int) -> int:
+        gc.collect()  # what other tests left would be freed in the midst of it
         tracemalloc.start()
         curriculum = HardSampling(Lazy(size), seed=0)
         curriculum.prepare(0, lambda tasks, rollouts, name: Table(lambda task, _: True)(tasks, rollouts, name))

@@ -10,6 +10,7 @@ from tool_trees import sample, tool_tree
 
 from firesteel.advantages import estimate_advantages
 from firesteel.config import AdvantageConfig
+from firesteel.curriculum import Uniform
 from firesteel.environments.tool_calls.formats import FORMATS
 from firesteel.environments.tool_calls.tasks import Call, tool_task
 from firesteel.errors import ConfigError
@@ -21,6 +22,7 @@ from firesteel.rescue import (
     RescueContext,
     dead_groups,
     derived_hints,
+    draw_others,
     failed_groups,
     guided_share,
     hint_rungs,
@@ -201,13 +203,51 @@ def test_resampling_fills_the_step_with_other_tasks():
 
 
 def test_resampling_gives_up_and_keeps_the_size_of_the_step():
+    others = iter([sample(f"new-{number}", "f", value=9) for number in range(9)])
     _, regrow, result = rescue_with(
-        "resample", lambda task, name: False, draw=lambda count: [TASKS[2]] * count, max_rounds=2
+        "resample", lambda task, name: False, draw=lambda count: [next(others) for _ in range(count)], max_rounds=2
     )
     assert len(regrow.calls) == 2
     assert [tree.task.id for tree in result] == ["a", "b", "d"]
     with pytest.raises(ConfigError, match="no curriculum to draw from"):
         rescue_with("resample", lambda task, name: False)
+
+
+def test_resampling_passes_over_what_the_step_holds():
+    pool = [*TASKS, sample("e", "f", value=5)]
+    for seed in range(10):  # a, b and d are in the step: of the pass only c and e are others
+        rescue, regrow, result = rescue_with("resample", lambda task, name: True, draw=Uniform(pool, seed=seed).sample)
+        assert len(regrow.calls) == 1
+        assert sorted(tree.group for tree in result) == ["a", "c", "e"]
+        assert (rescue.metrics["rescue/resampled"], rescue.metrics["rescue/undrawn"]) == (2.0, 0.0)
+        # one that died after it was drawn is not drawn again, and a dead one of the step fills its place
+        rescue, regrow, result = rescue_with(
+            "resample", lambda task, name: task.id == "e", draw=Uniform(pool, seed=seed).sample
+        )
+        assert [sorted(task.id for task in tasks) for _, tasks in regrow.calls] == [["c", "e"]]
+        assert sorted(tree.group for tree in result) == ["a", "b", "e"]
+        assert rescue.metrics["rescue/undrawn"] == 1.0
+
+
+def test_resampling_stops_where_there_are_no_other_tasks():
+    asked: list[int] = []
+
+    def draw(count: int) -> list[Task]:
+        asked.append(count)
+        return [TASKS[1], TASKS[3]][:count]
+
+    rescue, regrow, result = rescue_with("resample", lambda task, name: True, draw=draw)
+    assert regrow.calls == [] and sum(asked) <= 20
+    assert [tree.group for tree in result] == ["a", "b", "d"]
+    assert (rescue.metrics["rescue/resampled"], rescue.metrics["rescue/undrawn"]) == (0.0, 2.0)
+    assert rescue_with("resample", lambda task, name: True, draw=lambda count: [])[2] == result
+
+
+def test_both_versions_of_a_drawn_task_make_up_one_group():
+    raw = sample("new", "f", value=9)
+    draws = [raw, guided(raw, "few_shot"), raw]
+    assert draw_others(lambda count: draws[:count], 2, {"a"}) == draws[:2]
+    assert draw_others(lambda count: draws, 3, {"a"}) == draws[:2]
 
 
 def test_every_preset_builds():
@@ -222,9 +262,9 @@ def test_misuse_is_named():
         "unknown rescue 'hint' .did you mean 'hints'": ("hint", {}),
         "does not take the options .'atempts'": ("hints", {"atempts": 3}),
         "unknown tiers .'planing'": ("hints", {"tiers": ["planing"]}),
-        "fractions must be above 0": ("hints", {"fractions": [0.0]}),
+        "fractions must be a list of numbers above 0 and at most 1": ("hints", {"fractions": [0.0]}),
         "join must be one of": ("few_shot", {"join": "both"}),
-        "max_rounds must be at least 1": ("resample", {"max_rounds": 0}),
+        "max_rounds must be a whole number from 1 on": ("resample", {"max_rounds": 0}),
     }
     for message, (name, options) in cases.items():
         with pytest.raises(ConfigError, match=message):

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from firesteel.errors import ConfigError, TaskError
+from firesteel.errors import TaskError
+from firesteel.plugin_options import make_part
 from firesteel.plugins import load
 from firesteel.tree import Tree
 from firesteel.types import Task
@@ -79,10 +80,11 @@ CURRICULA: dict[str, Any] = {
 
 
 def make_curriculum(name: str, tasks: Sequence[Task], *, seed: int, options: dict[str, Any]) -> Curriculum:
-    """Builds a curriculum by its name in `CURRICULA` or by "package.module:Class"."""
+    """Builds a curriculum by its name in `CURRICULA` or by "package.module:Class".
+
+    Raises:
+        ConfigError: the name or an option is not known, or an option has no sense.
+    """
     cls = load(name, CURRICULA, kind="curriculum")
-    try:
-        curriculum: Curriculum = cls(tasks, seed=seed, **options)
-    except TypeError as error:
-        raise ConfigError(f"curriculum '{name}' does not take the options {sorted(options)}: {error}") from error
+    curriculum: Curriculum = make_part(f"curriculum '{name}'", cls, tasks, options, seed=seed)
     return curriculum

@@ -9,12 +9,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from firesteel.environments.tool_calls.checkers import bfcl
 from firesteel.environments.tool_calls.tasks import Demonstration, ToolTask, tool_task
-from firesteel.errors import ConfigError
+from firesteel.errors import ConfigError, MissingDependency
+from firesteel.plugin_options import require, require_whole
 from firesteel.plugins import load
 from firesteel.types import Task
 
+Reader = Callable[[Task], ToolTask]
+"""Turns a task into the `ToolTask` that it is about."""
+
 TOOLS_OF = ("called", "listed")
+EXAMPLE_OPTIONS = ("per_tool", "max_examples", "tools_of", "read")
+"""The options of `ExampleIndex`."""
 MOST_TRIED = 50
 """How many samples of a tool are looked at for one draw; popular tools have thousands."""
 
@@ -31,6 +38,52 @@ def guided(task: Task, how: str, *, demonstrations: Sequence[Demonstration] = ()
 def is_guided(task: Task) -> bool:
     """Whether `guided` made the task."""
     return bool(task.data.get("guided"))
+
+
+def reader_of(read: str | Reader, what: str, otherwise: str = "") -> Reader:
+    """The reader, or that of "package.module:function"; a task that it cannot read is refused with what to set.
+
+    `what` names the part that reads in messages, `otherwise` what else can be done.
+
+    Raises:
+        ConfigError: there is no such function; from the reader: the task is not one that it reads.
+    """
+    require(what, "read", read, isinstance(read, str) or callable(read), "a function or 'package.module:function'")
+    reader: Reader = load(read, {}, kind="reader") if isinstance(read, str) else read
+    name = read if isinstance(read, str) else getattr(read, "__name__", repr(read))
+    require(what, "read", read, callable(reader), "a function or 'package.module:function'")
+
+    def read_task(task: Task) -> ToolTask:
+        try:
+            found = reader(task)
+            if not isinstance(found, ToolTask):
+                raise TypeError(f"it gave {type(found).__name__} for a ToolTask")
+        except MissingDependency:
+            raise
+        except Exception as error:  # boundary: a reader may be anyone's, and tasks of another environment hold anything
+            raise ConfigError(
+                f"{what}: task '{task.id}' is not one that {name} reads ({type(error).__name__}: {error}); set the "
+                "option read to a function that makes a ToolTask of it, such as "
+                f"firesteel.environments.bfcl.multi_turn:first_turn for BFCL's multi-turn tasks{otherwise}"
+            ) from error
+        return found
+
+    return read_task
+
+
+def rules_of(own: ToolTask) -> list[ToolTask]:
+    """A task under BFCL's rules once for each call that it wants, with that call alone; none under other rules."""
+    if not {"category", "functions", "possible"} <= own.checks.keys():
+        return []
+    possible = own.checks["possible"]
+    if possible is None:
+        return [own]
+    return [replace(own, checks={**own.checks, "possible": [entry]}) for entry in possible]
+
+
+def gives_away(sample: ToolTask, rules: Sequence[ToolTask]) -> bool:
+    """Whether a call of the answer that a sample is shown with is right by one of `rules_of` another task."""
+    return any(bfcl([call], rule).correct for rule in rules for call in sample.reference)
 
 
 class ExampleIndex:
@@ -54,19 +107,18 @@ class ExampleIndex:
         per_tool: int = 2,
         max_examples: int = 4,
         tools_of: str = "called",
-        read: str | Callable[[Task], ToolTask] = tool_task,
+        read: str | Reader = tool_task,
     ) -> None:
-        if tools_of not in TOOLS_OF or per_tool < 1 or max_examples < 1:
-            raise ConfigError(
-                f"few-shot examples: tools_of must be one of {TOOLS_OF}, per_tool and max_examples at least 1; "
-                f"got {tools_of!r}, {per_tool} and {max_examples}"
-            )
+        what = "few-shot examples"
+        require(what, "tools_of", tools_of, tools_of in TOOLS_OF, f"one of {', '.join(TOOLS_OF)}")
+        require_whole(what, "per_tool", per_tool, 1)
+        require_whole(what, "max_examples", max_examples, 1)
         self._tasks = tasks
         self._seed = seed
         self._per_tool = per_tool
         self._max_examples = max_examples
         self._tools_of = tools_of
-        self._read: Callable[[Task], ToolTask] = load(read, {}, kind="reader") if isinstance(read, str) else read
+        self._read = reader_of(read, what)
         self._users: dict[str, array[int]] = {}
         ids = hashlib.blake2b(digest_size=16)
         for place, task in enumerate(tasks):
@@ -78,10 +130,12 @@ class ExampleIndex:
     def draw(self, task: Task, attempt: int) -> tuple[int, ...]:
         """The places of a seeded draw of examples for a task; another `attempt` gives another draw, if there is one.
 
-        Never the sample itself, another with the same query, or one whose answer holds a call of its answer. Empty
-        where no other sample uses a tool of it.
+        Never the sample itself, another with the same query, or one whose answer holds a call of its answer, or one
+        that BFCL's rules accept for it. Nor a sample that does not end with the user: what it answers would not be
+        shown. Empty where no other sample uses a tool of it.
         """
         own = self._read(task)
+        rules = rules_of(own)
         secret = {call.key() for answer in own.answers for call in answer}
         rng = random.Random(f"{self._seed}/examples/{task.id}/{attempt}")
         names = own.called_tools() if self._tools_of == "called" else tuple(tool["name"] for tool in own.tools)
@@ -93,15 +147,16 @@ class ExampleIndex:
                 if found == self._per_tool or len(chosen) == self._max_examples:
                     break
                 place = users[offset]
-                if place not in chosen and self._may_show(self._tasks[place], own, secret):
+                if place not in chosen and self._may_show(self._tasks[place], own, secret, rules):
                     chosen.append(place)
                     found += 1
         return tuple(chosen)
 
-    def _may_show(self, other: Task, own: ToolTask, secret: set[str]) -> bool:
+    def _may_show(self, other: Task, own: ToolTask, secret: set[str], rules: Sequence[ToolTask]) -> bool:
         sample = self._read(other)
         calls = {call.key() for answer in sample.answers for call in answer}
-        return sample.id != own.id and sample.messages != own.messages and not calls & secret
+        is_other = sample.id != own.id and sample.messages != own.messages and not calls & secret
+        return is_other and sample.messages[-1]["role"] == "user" and not gives_away(sample, rules)
 
     def demonstrations(self, places: Sequence[int]) -> list[Demonstration]:
         """What a prompt shows for some places."""

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from firesteel.errors import ConfigError, TaskError
-from firesteel.fewshot import ExampleIndex, is_guided
+from firesteel.fewshot import EXAMPLE_OPTIONS, ExampleIndex, is_guided
 from firesteel.files import append_line, exact_json, read_jsonl, truncate_jsonl
+from firesteel.plugin_options import option_names, refuse_unknown
 from firesteel.probing import Play, Probe, probe, waves_of
 from firesteel.tree import Tree
 from firesteel.types import Task
@@ -59,7 +60,7 @@ class HardSampling:
       (cautious) it stays raw.
     - `rollouts` of a probe and their `temperature` (None: that of training), `max_fewshot_attempts` draws of examples,
       `lr_decay` a round: see `lr_factor`.
-    - `per_tool`, `max_examples`, `tools_of`: see `ExampleIndex`.
+    - `per_tool`, `max_examples`, `tools_of`, `read`: see `ExampleIndex`.
 
     Differs from the paper: the number of rounds, of examples and of attempts is not stated there, nor whether the
     decay of 0.8 is taken by round or by epoch (by round here).
@@ -83,6 +84,8 @@ class HardSampling:
     ) -> None:
         if not tasks:
             raise TaskError("the training split has no tasks; check environment.split, num_tasks and options")
+        known = (*option_names(HardSampling), *EXAMPLE_OPTIONS)
+        refuse_unknown("curriculum 'hard_sampling'", examples, known)
         check_options(
             mode=mode, steps_per_round=steps_per_round, rollouts=rollouts, max_fewshot_attempts=max_fewshot_attempts,
             bold=bold, mix_share=mix_share, lr_decay=lr_decay, temperature=temperature, chunk=chunk,

@@ -7,15 +7,16 @@ is trained under the prompt that it was sampled with and belongs to the raw task
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from firesteel.environments.tool_calls.formats import FORMATS, CallFormat
-from firesteel.environments.tool_calls.tasks import tool_task
-from firesteel.errors import ConfigError
-from firesteel.fewshot import ExampleIndex, guided, is_guided
-from firesteel.plugins import load
+from firesteel.environments.tool_calls.formats import FORMATS, CallFormat, call_format
+from firesteel.environments.tool_calls.tasks import Call, shortened, tool_task
+from firesteel.errors import ConfigError, TaskError
+from firesteel.fewshot import EXAMPLE_OPTIONS, ExampleIndex, Reader, guided, is_guided, reader_of
+from firesteel.plugin_options import make_part, option_names, refuse_unknown, require, require_whole
+from firesteel.plugins import load, nearest
 from firesteel.tree import Leaf, Tree
 from firesteel.types import Task
 
@@ -160,8 +161,9 @@ class Ladder:
 class Resample:
     """Gives up dead groups, all failed or all alike, and grows other tasks until the step is full (DAPO).
 
-    After `max_rounds` rounds of other tasks, the first dead groups fill what is missing, so that the size of a step
-    stays what it was.
+    Other tasks are those that the step has not played yet; what is drawn beside them is passed over. After `max_rounds`
+    rounds, or where there are no others, the first dead groups fill what is missing, so that the size of a step stays
+    what it was. `rescue/undrawn` is for how many trees no other task was found.
     """
 
     max_rounds: int = 3
@@ -172,19 +174,44 @@ class Resample:
             raise ConfigError("the rescue 'resample' draws other tasks, and there is no curriculum to draw from")
         dead = set(dead_groups(trees))
         kept = [tree for tree in trees if tree.group not in dead]
-        tokens = 0
+        played = {tree.group for tree in trees}
+        tokens, undrawn = 0, 0
         for number in range(self.max_rounds):
             missing = len(trees) - len(kept)
-            if missing == 0:
+            if missing == 0 or undrawn:
                 break
-            grown = context.regrow(context.draw(missing), f"resample-{number}")
+            drawn = draw_others(context.draw, missing, played)
+            undrawn = missing - len(drawn)
+            if not drawn:
+                break
+            played |= {task.id for task in drawn}
+            grown = context.regrow(drawn, f"resample-{number}")
             tokens += sum(tree.generated_tokens() for tree in grown)
             dead_again = set(dead_groups(grown))
             kept += [tree for tree in grown if tree.group not in dead_again]
         filled = [tree for tree in trees if tree.group in dead][: len(trees) - len(kept)]
         self.metrics = _metrics(trees, [*kept, *filled], failed_groups(trees), tokens)
         self.metrics["rescue/resampled"] = float(len(dead) - len(filled))
+        self.metrics["rescue/undrawn"] = float(undrawn)
         return [*kept, *filled]
+
+
+def draw_others(draw: Callable[[int], list[Task]], count: int, played: Collection[str]) -> list[Task]:
+    """Draws until there are `count` tasks whose ids are not `played`; fewer where there seem to be no more.
+
+    Each once, but for a task whose raw and guided versions are both drawn: they make up one group. A curriculum that
+    takes every task once per pass meets what was played at most once in each of two passes before it has shown all, so
+    that four times as many tasks are enough.
+    """
+    others: dict[tuple[str, bool], Task] = {}
+    left = 4 * (len(played) + count)
+    while len(others) < count and left > 0:
+        drawn = draw(min(count - len(others), left))
+        left -= max(1, len(drawn))
+        for task in drawn:
+            if task.id not in played:
+                others.setdefault((task.id, is_guided(task)), task)
+    return list(others.values())
 
 
 def _metrics(before: Sequence[Tree], after: Sequence[Tree], failed: Sequence[str], tokens: int) -> dict[str, float]:
@@ -206,58 +233,123 @@ def solution_prefix(text: str, fraction: float) -> str:
     return text[: int(len(text) * fraction)]
 
 
-def derived_hints(task: Task, call_format: CallFormat) -> dict[str, list[str]]:
-    """Scaf-GRPO's three tiers for a tool-calling task: which tools, which parameters, how the answer begins.
-
-    A task's own `data["hints"]`, lists of texts by tier, goes before.
-    """
-    if isinstance(task.data.get("hints"), Mapping):
-        return {str(tier): list(map(str, texts)) for tier, texts in task.data["hints"].items()}
-    calls = tool_task(task).reference
-    names = ", ".join(dict.fromkeys(call.name for call in calls))
-    plan = "; ".join(f"{call.name}({', '.join(call.arguments)})" for call in calls)
-    text = call_format.write(calls)
-    return {
-        "knowledge": [f"{len(calls)} calls are right.", f"These tools are right: {names}."],
-        "planning": [f"Set these parameters: {plan}."],
-        "solution": [f"The answer begins: {solution_prefix(text, share)}" for share in (0.25, 0.5, 0.75)],
-    }
-
-
 TIERS = ("knowledge", "planning", "solution")
 JOINS = ("replace", "add", "one")
 
 
-def hint_rungs(task: Task, call_format: CallFormat, tiers: Sequence[str]) -> list[Task]:
-    """One version of a task for each hint, from the weakest; a version shows all hints up to its own (cumulative)."""
-    if not tool_task(task).reference and "hints" not in task.data:
+def beginnings(calls: Sequence[Call], call_format: CallFormat, fractions: Sequence[float]) -> list[str]:
+    """How an answer begins, a text for each fraction; none where the format cannot hold the answer."""
+    try:
+        text = call_format.write(calls)
+    except ConfigError:
         return []
-    hints = derived_hints(task, call_format)
+    return [f"The answer begins: {solution_prefix(text, fraction)}" for fraction in fractions]
+
+
+def own_hints(task: Task) -> dict[str, list[str]] | None:
+    """A task's own `data["hints"]` by tier, a text or a list of texts each; None where it has none.
+
+    Raises:
+        TaskError: it is something else.
+    """
+    given = task.data.get("hints")
+    if given is None:
+        return None
+    where, wanted = f"task '{task.id}': data['hints']", "a text or a list of texts for each tier"
+    if not isinstance(given, Mapping):
+        raise TaskError(f"{where} must hold {wanted} ({', '.join(TIERS)}), got {shortened(given)}")
+    hints: dict[str, list[str]] = {}
+    for tier, texts in given.items():
+        if tier not in TIERS:
+            near = nearest(str(tier), TIERS)
+            raise TaskError(f"{where} has the unknown tier {shortened(tier)}{near}; known: {', '.join(TIERS)}")
+        listed = [texts] if isinstance(texts, str) else ([] if texts is None else texts)
+        if not isinstance(listed, (list, tuple)) or not all(isinstance(text, str) and text for text in listed):
+            raise TaskError(f"{where} must hold {wanted}, got {shortened(texts)} for '{tier}'")
+        hints[tier] = list(listed)
+    return hints
+
+
+def derived_hints(task: Task, call_format: CallFormat, read: Reader = tool_task) -> dict[str, list[str]]:
+    """Scaf-GRPO's three tiers for a tool-calling task: which tools, which parameters, how the answer begins.
+
+    A task's own hints (`own_hints`) go before. There are none where no call is right or no answer is known.
+    """
+    own = own_hints(task)
+    if own is not None:
+        return own
+    calls = read(task).reference
+    if not calls:
+        return {}
+    names = ", ".join(dict.fromkeys(call.name for call in calls))
+    plan = "; ".join(f"{call.name}({', '.join(call.arguments)})" for call in calls)
+    return {
+        "knowledge": [f"{len(calls)} calls are right.", f"These tools are right: {names}."],
+        "planning": [f"Set these parameters: {plan}."],
+        "solution": beginnings(calls, call_format, (0.25, 0.5, 0.75)),
+    }
+
+
+def hint_rungs(task: Task, call_format: CallFormat, tiers: Sequence[str], read: Reader = tool_task) -> list[Task]:
+    """One version of a task for each hint, from the weakest; a version shows all hints up to its own (cumulative)."""
+    hints = derived_hints(task, call_format, read)
     listed = [text for tier in tiers for text in hints.get(tier, ())]
     return [guided(task, "hint", hint="\n".join(listed[: place + 1])) for place in range(len(listed))]
 
 
-def prefix_rungs(task: Task, call_format: CallFormat, fractions: Sequence[float]) -> list[Task]:
+def prefix_rungs(
+    task: Task, call_format: CallFormat, fractions: Sequence[float], read: Reader = tool_task
+) -> list[Task]:
     """One version of a task for each fraction of its solution (GHPO); each shows its own prefix alone."""
-    calls = tool_task(task).reference
-    if not calls:
-        return []
-    text = call_format.write(calls)
-    prefixes = [solution_prefix(text, fraction) for fraction in fractions]
-    return [guided(task, "prefix", hint=f"The answer begins: {prefix}") for prefix in prefixes]
+    calls = read(task).reference
+    return [guided(task, "prefix", hint=text) for text in beginnings(calls, call_format, fractions)] if calls else []
 
 
-def make_rescue(name: str, tasks: Sequence[Task], *, seed: int, options: Mapping[str, Any]) -> Rescue:
-    """Builds a rescue of `RESCUES` by its name, or your own from "package.module:factory" with the same arguments.
+def hint_format(given: Any, of_environment: Any) -> CallFormat:
+    """The format that hints are written in: the one given, or for None and "template" that of the environment.
+
+    An environment that says none is taken to have the default of `tool_calls` and `bfcl`, "hermes".
 
     Raises:
-        ConfigError: the name or an option is not known.
+        ConfigError: there is no such format, or "template" is given and the environment has a format of text.
+    """
+    what = "rescue 'hints'"
+    wanted = f"none (that of the environment) or the name of a call format ({', '.join(FORMATS)})"
+    require(what, "format", given, given is None or isinstance(given, (str, CallFormat)), wanted)
+    if given is not None and given != "template":
+        named = call_format(given)
+        require(what, "format", given, isinstance(named, CallFormat), wanted)
+        return named
+    of_environment = "hermes" if of_environment is None else of_environment
+    try:
+        form = call_format(of_environment)
+    except ConfigError as error:
+        advice = "hints take the environment's format unless their option format is set"
+        raise ConfigError(f"{what}: {error}; {advice}") from error
+    is_format = isinstance(form, CallFormat)
+    require(what, "the environment's format", of_environment, is_format, "a call format, or the option format set")
+    if given == "template" and not form.is_by_template:
+        raise ConfigError(
+            f"{what}: format=template goes with environment.options.format=template, and the environment writes calls "
+            f"as '{form.name}'; leave the format of hints out"
+        )
+    return form
+
+
+def make_rescue(
+    name: str, tasks: Sequence[Task], *, seed: int, options: Mapping[str, Any], call_format: Any = None
+) -> Rescue:
+    """Builds a rescue of `RESCUES` by its name, or your own from "package.module:factory" with the same arguments.
+
+    A factory that has a parameter `call_format` is also given the environment's (its option `format`).
+
+    Raises:
+        ConfigError: the name or an option is not known, an option has no sense, or the tasks are not of a kind that the
+            rescue can help with.
     """
     factory = load(name, RESCUES, kind="rescue")
-    try:
-        rescue: Rescue = factory(tasks, seed=seed, **options)
-    except TypeError as error:
-        raise ConfigError(f"rescue '{name}' does not take the options {sorted(options)}: {error}") from error
+    handed = {"seed": seed, "call_format": call_format}
+    rescue: Rescue = make_part(f"rescue '{name}'", factory, tasks, options, **handed)
     return rescue
 
 
@@ -271,7 +363,10 @@ def few_shot(
     tasks: Sequence[Task], *, seed: int, attempts: int = 3, join: str = "replace", start_step: int = 0, **examples: Any
 ) -> Ladder:
     """`few_shot`: up to `attempts` draws of examples from other samples with the same tools (`ExampleIndex`)."""
-    _check(join, start_step)
+    what = "rescue 'few_shot'"
+    refuse_unknown(what, examples, (*option_names(few_shot), *EXAMPLE_OPTIONS))
+    require_whole(what, "attempts", attempts, 1)
+    _check(what, join, start_step)
     index = ExampleIndex(tasks, seed=seed, **examples)
 
     def rungs(task: Task) -> list[Task]:
@@ -287,21 +382,40 @@ def hints(
     seed: int,
     tiers: Sequence[str] = TIERS,
     fractions: Sequence[float] = (),
-    format: str = "hermes",
+    format: str | CallFormat | None = None,
+    read: str | Reader = tool_task,
     join: str = "replace",
     start_step: int = 0,
+    call_format: Any = None,
 ) -> Ladder:
-    """`hints`: tiers of hints, or with `fractions` beginnings of the solution instead."""
-    del tasks, seed
-    _check(join, start_step)
+    """`hints`: tiers of hints, or with `fractions` beginnings of the solution instead.
+
+    They are written in `format`, which is the environment's unless given. `read` turns a task without hints of its own
+    into the `ToolTask` that it is about, as for `ExampleIndex`; all tasks are read once here, so that those of which no
+    hints can be made are known before anything is played.
+    """
+    del seed
+    what = "rescue 'hints'"
+    _check(what, join, start_step)
+    names = f"a list of some of {', '.join(TIERS)}"
+    require(what, "tiers", tiers, isinstance(tiers, (list, tuple)) and len(tiers) > 0, names)
     if unknown := [tier for tier in tiers if tier not in TIERS]:
-        raise ConfigError(f"rescue 'hints': unknown tiers {unknown}; known: {', '.join(TIERS)}")
-    if any(not 0 < fraction <= 1 for fraction in fractions):
-        raise ConfigError(f"rescue 'hints': fractions must be above 0 and at most 1, got {list(fractions)}")
-    form: CallFormat = load(format, FORMATS, kind="call format")
+        near = nearest(str(unknown[0]), TIERS)
+        raise ConfigError(f"{what}: unknown tiers {unknown}{near}; known: {', '.join(TIERS)}")
+    are_shares = isinstance(fractions, (list, tuple)) and all(
+        type(fraction) in (int, float) and 0 < fraction <= 1 for fraction in fractions
+    )
+    require(what, "fractions", fractions, are_shares, "a list of numbers above 0 and at most 1")
+    form = hint_format(format, call_format)
+    reader = reader_of(read, what, "" if fractions else ", or give the task hints of its own in data['hints']")
+    for task in tasks:
+        if fractions or own_hints(task) is None:
+            reader(task)
 
     def rungs(task: Task) -> list[Task]:
-        return prefix_rungs(task, form, fractions) if fractions else hint_rungs(task, form, tiers)
+        if fractions:
+            return prefix_rungs(task, form, fractions, reader)
+        return hint_rungs(task, form, tiers, reader)
 
     return Ladder(rungs, "hint", join, start_step)
 
@@ -309,16 +423,13 @@ def hints(
 def resample(tasks: Sequence[Task], *, seed: int, max_rounds: int = 3) -> Resample:
     """`resample`: other tasks take the place of dead groups."""
     del tasks, seed
-    if max_rounds < 1:
-        raise ConfigError(f"rescue 'resample': max_rounds must be at least 1, got {max_rounds}")
+    require_whole("rescue 'resample'", "max_rounds", max_rounds, 1)
     return Resample(max_rounds)
 
 
-def _check(join: str, start_step: int) -> None:
-    if join not in JOINS or start_step < 0:
-        raise ConfigError(
-            f"a rescue's join must be one of {', '.join(JOINS)} and start_step at least 0; got {join!r}, {start_step}"
-        )
+def _check(what: str, join: Any, start_step: Any) -> None:
+    require(what, "join", join, join in JOINS, f"one of {', '.join(JOINS)}")
+    require_whole(what, "start_step", start_step, 0)
 
 
 RESCUES: dict[str, Any] = {"none": none, "few_shot": few_shot, "hints": hints, "resample": resample}
@@ -330,4 +441,5 @@ RESCUE_PRESETS: dict[str, dict[str, Any]] = {
     "dapo": {"name": "resample", "options": {"max_rounds": 3}},
 }
 """Published settings. Scaf-GRPO warms up for 50 steps and replaces one rollout; GHPO grows the whole group again.
-Scaf-GRPO's own hints (levels 1-4, 5-8, 9-12) go into a task's `data["hints"]`."""
+Scaf-GRPO's own hints (levels 1-4, 5-8, 9-12) go into a task's `data["hints"]`. Hints are written in the environment's
+format."""

@@ -248,7 +248,10 @@ def open_session(config: Config, listen: Listener = silent) -> Session:
         tasks = load_tasks(config, config.environment.split, config.environment.num_tasks)
         curriculum = config.curriculum
         source = make_curriculum(curriculum.name, tasks, seed=config.seed, options=curriculum.options)
-        rescue = make_rescue(config.rescue.name, tasks, seed=config.seed, options=config.rescue.options)
+        rescue = make_rescue(
+            config.rescue.name, tasks, seed=config.seed, options=config.rescue.options,
+            call_format=config.environment.options.get("format"),
+        )  # fmt: skip
     grower = None if is_stored else policy.grower(config, criterion)
     detector = CollapseDetector(config.stability.collapse_below, config.stability.patience)
     return Session(config, policy, learner, grower, criterion, source, rescue, detector, listen)
