@@ -89,7 +89,7 @@ def test_all_problems_are_told_at_once() -> None:
         ("save_trees", "maybe", "save_trees: Input should be a valid boolean, unable to interpret input (got 'maybe')"),
         ("learner.betas", [0.9], "learner.betas.1: Field required (got [0.9])"),
         ("learner.lr", 0, "learner.lr: Input should be greater than 0 (got 0)"),
-        ("learner.lr", float("nan"), "learner.lr: Input should be greater than 0 (got nan)"),
+        ("learner.lr", float("nan"), "learner.lr: Input should be a finite number (got nan)"),
         ("rollout.top_p", 1.5, "rollout.top_p: Input should be less than or equal to 1 (got 1.5)"),
         ("context.mode", "windows", "context.mode: Input should be 'full' or 'window' (got 'windows')"),
         ("model.lora.rank", 0, "model.lora.rank: Input should be greater than or equal to 1 (got 0)"),
@@ -315,3 +315,26 @@ def test_a_section_may_be_given_by_its_name_alone() -> None:
     }  # fmt: skip
     with pytest.raises(ConfigError, match="model"):
         Config.build({"model": "gpt"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("learner.lr", float("inf"), "learner.lr: .*finite"),
+        ("learner.betas", [1.5, 0.9], "learner.betas.0: .*less than 1"),
+        ("learner.weight_decay", -1.0, "learner.weight_decay: .*greater than or equal to 0"),
+        ("learner.weight_decay", float("nan"), "learner.weight_decay: .*finite"),
+        ("loss.dual_clip", -3.0, "loss.dual_clip: .*greater than 1"),
+        ("loss.kl_coef", float("inf"), "loss.kl_coef: .*finite"),
+        ("rollout.temperature", float("inf"), "rollout.temperature: .*finite"),
+        ("model.tiny.heads", 0, "model.tiny.heads: .*greater than or equal to 1"),
+        ("context.max_prompt_tokens", -1, "context.max_prompt_tokens: .*greater than or equal to 1"),
+        ("token_budget", -1, "token_budget: .*greater than or equal to 1"),
+    ],
+)
+def test_numbers_without_sense_are_refused_by_name(key, value, message):
+    settings = value
+    for part in reversed(key.split(".")):
+        settings = {part: settings}
+    with pytest.raises(ConfigError, match=message):
+        Config.build(settings)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -24,27 +24,29 @@ from firesteel.overrides import parse_overrides as parse_overrides
 from firesteel.plugins import nearest
 from firesteel.presets import PRESETS as PRESETS
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
 
 class TinyConfig(Section):
     """A small model made from a config, for runs without pretrained weights."""
 
     architecture: Literal["llama", "qwen2", "qwen3"] = "llama"
     """Which stock transformers architecture."""
-    hidden: int = 128
+    hidden: int = Field(default=128, ge=1)
     """Width of the residual stream."""
-    layers: int = 4
+    layers: int = Field(default=4, ge=1)
     """Decoder layers."""
-    heads: int = 4
+    heads: int = Field(default=4, ge=1)
     """Attention heads."""
-    kv_heads: int = 2
+    kv_heads: int = Field(default=2, ge=1)
     """Key/value heads."""
-    intermediate: int | None = None
+    intermediate: int | None = Field(default=None, ge=1)
     """Width of the MLP; None leaves it to the model builder."""
-    max_context: int = 2048
+    max_context: int = Field(default=2048, ge=1)
     """Longest context in tokens."""
     initializer_range: float = Field(default=0.02, gt=0)
     """Standard deviation of the random weights."""
-    vocab_size: int = 1024
+    vocab_size: int = Field(default=1024, ge=1)
     """Size of the tokenizer that is trained on the data's text."""
     single_digits: bool = False
     """Whether each digit is a token of its own, so that long numbers can be copied; else up to three are one."""
@@ -130,7 +132,7 @@ class ContextConfig(Section):
     """`window` only: whether the pairs keep their reasoning. SPARK's code drops it."""
     show_admissible: bool = False
     """Whether prompts list the admissible actions (long; SPARK does)."""
-    max_prompt_tokens: int | None = None
+    max_prompt_tokens: int | None = Field(default=None, ge=1)
     """Longest prompt; `window` drops its oldest pairs first. None: whatever the model's context leaves."""
     template_options: dict[str, Any] = Field(default_factory=dict)
     """Passed to the model's chat template, such as `{enable_thinking: false}` for Qwen3."""
@@ -243,7 +245,7 @@ class LossConfig(Section):
     """Ratios below 1 - clip_low get no gradient (for negative advantages)."""
     clip_high: float = Field(default=0.2, ge=0)
     """Ratios above 1 + clip_high get no gradient (for positive advantages)."""
-    dual_clip: float | None = None
+    dual_clip: float | None = Field(default=None, gt=1)
     """Bound of the ratio for negative advantages. SPARK's code: 3."""
     kl: Literal["k1", "k2", "k3"] = "k3"
     """Estimator of the KL to the reference."""
@@ -276,9 +278,9 @@ class LearnerConfig(Section):
     lr_decay_tokens: int = Field(default=0, ge=0)
     """Above 0: `lr_decay` is applied every so many generated tokens, and `lr_decay_every` does not count. Gives a run
     that makes more updates of the same tokens (one without probes) the same decay."""
-    weight_decay: float = 0.0
+    weight_decay: float = Field(default=0.0, ge=0)
     """AdamW's decay. SPARK: 0.01."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     """AdamW's averages."""
     eps: float = Field(default=1e-8, gt=0)
     """AdamW's epsilon. Parameters whose gradients are smaller move less than `lr` a step: near the size of a gradient
@@ -331,7 +333,7 @@ class Config(Section):
     data: list[str] = Field(default_factory=list)
     """`sft`: files of stored episodes (`firesteel collect`) or judged trajectories; `ppo`: the latter
     (`firesteel trajectories`)."""
-    token_budget: int | None = None
+    token_budget: int | None = Field(default=None, ge=1)
     """Stop once so many tokens were generated; None: `steps` alone decides."""
     runs_dir: str = "runs"
     """Where runs live."""

@@ -9,6 +9,7 @@ step sampled after it. A sampled node is trained in exactly one row, with the su
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -21,6 +22,8 @@ from firesteel.tree import Leaf, Node, Tree
 @dataclass(slots=True)
 class Row:
     """One token stream of T tokens. Float arrays have shape [T] and are 0 where `loss_mask` is False.
+
+    `old_logprobs` are NaN for sampled nodes that have none.
 
     `positive` and `negative` are the sums over leaves of w*max(A,0) and w*min(A,0); `weight` is the sum of w. `tree` is
     the number of the tree in its batch.
@@ -165,8 +168,7 @@ def _write(row: Row, span: slice, node: Node, term: NodeTerms) -> None:
     row.positive[span] = term.positive
     row.negative[span] = term.negative
     row.temperature[span] = node.temperature if node.temperature > 0 else 1.0
-    if node.sampling_logprobs is not None:
-        row.old_logprobs[span] = node.sampling_logprobs
+    row.old_logprobs[span] = math.nan if node.sampling_logprobs is None else node.sampling_logprobs
 
 
 def denominator(rows: Sequence[Row], aggregation: str, *, constant: float = 1.0) -> float:

@@ -64,9 +64,13 @@ class Policy:
 
 
 def resolve_device(name: str) -> str:
-    """ "auto" becomes cuda where there is one."""
+    """ "auto" becomes cuda where there is one; `ConfigError` where torch knows no such device."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"model.device must be auto, cpu, cuda or cuda:N; got {name!r}") from error
     return name
 
 

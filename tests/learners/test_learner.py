@@ -10,15 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 from toys import tokenizer
+from transformers.models.bert import BertConfig, BertLMHeadModel
 from transformers.models.cohere import CohereConfig, CohereForCausalLM
 from transformers.models.gpt_neox import GPTNeoXConfig, GPTNeoXForCausalLM
 from transformers.models.granite import GraniteConfig, GraniteForCausalLM
+from transformers.models.modernbert_decoder import ModernBertDecoderConfig, ModernBertDecoderForCausalLM
 from transformers.models.qwen2 import Qwen2Config, Qwen2ForCausalLM
+from transformers.models.recurrent_gemma import RecurrentGemmaConfig, RecurrentGemmaForCausalLM
 from updates import branched, chains, gradient, learner, off_policy, relative, rolled_out, sft_row, tiny
 
 from firesteel.advantages import estimate_advantages
 from firesteel.config import AdvantageConfig, LearnerConfig, LossConfig
-from firesteel.errors import ModelError
+from firesteel.errors import ModelError, TreeError
 from firesteel.learners import OBJECTIVES
 from firesteel.learners import passes as passes_module
 from firesteel.learners.learner import Learner
@@ -236,6 +239,7 @@ def test_gradient_checkpointing_computes_the_same_and_does_act() -> None:
         tree = chains()
         estimate_advantages([tree], AdvantageConfig())
         training = learner(model, gradient_checkpointing=checkpointing)
+        training.logprobs(pack([tree]).rows)  # the head is compared with the model on the first pass
         model.model.layers[0].mlp.register_forward_pre_hook(lambda *arguments, calls=calls: calls.append(1))
         training.update(pack([tree]))
         passes.append(len(calls))
@@ -304,7 +308,7 @@ def test_logits_at_equal_those_of_the_whole_pass(name: str) -> None:
     chosen, full = chosen_and_full(model)
     handle.remove()
     assert torch.allclose(chosen, full, atol=1e-6) and full.abs().max() > 1e-3
-    assert sizes == [4, 24]  # the head saw four positions, then all of them
+    assert sizes[-2:] == [4, 24]  # the head saw four positions, then all of them
 
 
 @pytest.mark.parametrize("name", sorted(SCALED))
@@ -312,5 +316,49 @@ def test_logits_that_the_model_scales_go_through_its_own_pass(name: str, monkeyp
     model = SCALED[name]()
     chosen, full = chosen_and_full(model)
     assert torch.equal(chosen, full) and full.abs().max() > 1e-4
-    monkeypatch.setattr(passes_module, "LOGIT_CHANGES", ())
+    monkeypatch.setattr(passes_module, "has_plain_head", lambda model: True)
     assert not torch.allclose(chosen_and_full(model)[0], full, atol=1e-5)
+
+
+OWN_HEADS: dict[str, Callable[[], Any]] = {
+    "a prediction head": lambda: ModernBertDecoderForCausalLM(
+        ModernBertDecoderConfig(cls_token_id=1, sep_token_id=0, **SMALL)
+    ),
+    "a transform": lambda: BertLMHeadModel(BertConfig(is_decoder=True, **SMALL)),
+    "a cap": lambda: RecurrentGemmaForCausalLM(RecurrentGemmaConfig(lru_width=16, logits_soft_cap=3.0, **SMALL)),
+}
+
+
+@pytest.mark.parametrize("name", sorted(OWN_HEADS))
+@pytest.mark.filterwarnings("ignore:.*cannot be trained on packed trees:RuntimeWarning")
+def test_logprobs_are_the_models_own_whatever_stands_before_its_head(name: str) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = OWN_HEADS[name]()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3.0)
+    row = sft_row(list(range(3, 15)), [4, 7, 11], [1.0, 1.0, 1.0])
+    found = learner(model, kind="sft", packing="auto").logprobs([row])[0]
+    ids = torch.from_numpy(row.token_ids)
+    with torch.no_grad():
+        logprobs = model.eval()(input_ids=ids[None], use_cache=False).logits[0].log_softmax(-1)
+    wanted = logprobs[:-1].gather(1, ids[1:, None])[:, 0][torch.from_numpy(row.loss_mask[1:])]
+    assert found == pytest.approx(wanted.numpy(), abs=1e-5)
+
+
+def test_scaling_is_found_by_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes_module, "LOGIT_CHANGES", ())
+    assert not any(passes_module.has_plain_head(make()) for make in SCALED.values())
+    assert all(passes_module.has_plain_head(make()) for make in PLAIN.values())
+
+
+def test_a_response_without_sampling_logprobs_trains_no_policy_gradient() -> None:
+    tree = branched()
+    node = next(node for node in tree.nodes if node.role == "response")
+    node.sampling_logprobs = None
+    estimate_advantages([tree], AdvantageConfig())
+    batch = pack([tree])
+    with pytest.raises(TreeError, match="tree 0 of the update holds a response without sampling_logprobs.*kind=sft"):
+        learner(tiny()).update(batch)
+    assert math.isfinite(learner(tiny(), kind="sft").update(batch)["losses/sft"])

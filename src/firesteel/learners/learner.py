@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from firesteel.config import LearnerConfig, LossConfig
-from firesteel.errors import ModelError
+from firesteel.errors import ModelError, TreeError
 from firesteel.learners.passes import Head, Passes, TokenBatch
 from firesteel.learners.reference import Reference
 from firesteel.packing import Batch, Row, denominator
@@ -24,10 +24,12 @@ class Objective(Protocol):
     """What is minimised: a sum over tokens, and sums to report. Division by D is the learner's.
 
     Unless it `needs_every_row`, rows whose advantages are all zero have no gradient: `skip_dead_rows` leaves them out.
+    With `needs_old_logprobs` it compares with the log-probabilities at which tokens were sampled.
     """
 
     needs_reference: bool
     needs_every_row: bool
+    needs_old_logprobs: bool
 
     def __call__(self, logits_TV: Tensor, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]: ...
 
@@ -98,6 +100,8 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         rows = [row for row in batch.rows if row.loss_mask.any()]
+        if self.objective.needs_old_logprobs:
+            _check_old_logprobs(rows)
         rng = np.random.default_rng([self.seed, self.updates])
         reports: list[dict[str, float]] = []
         references = self._reference_logprobs(rows)
@@ -197,3 +201,12 @@ class Learner:
     def weights(self) -> Mapping[str, Tensor]:
         """The model's tensors by name, sharing storage with the model."""
         return {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+
+
+def _check_old_logprobs(rows: Sequence[Row]) -> None:
+    for row in rows:
+        if np.isnan(row.old_logprobs).any():
+            raise TreeError(
+                f"tree {row.tree} of the update holds a response without sampling_logprobs, which policy gradients "
+                "compare with; sample it by a generator that returns them, or train on it with learner.kind=sft"
+            )

@@ -23,8 +23,12 @@ from firesteel.learners.tree_attention import TreeStream, reason_against_packing
 from firesteel.losses import selected_logprobs
 from firesteel.packing import Row
 
-LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
-"""Config fields of models that change the logits after the head."""
+LOGIT_CHANGES = (
+    "final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap", "logit_scale", "logits_scaling",
+    "lm_head_multiplier",
+)  # fmt: skip
+"""Config fields of models that change the logits after the head. A cap may not show in the small logits of new weights,
+so that `has_plain_head` alone would not find it."""
 
 LEAST_TOKEN_RATIO = 1.1
 """`packing: auto` packs where rows would be at least so many times the tokens. At 1.28 times the tokens an update took
@@ -92,6 +96,7 @@ class Passes:
         self.packing = packing
         self.most_tokens = most_tokens
         self._packs: bool | None = None
+        self._has_plain_head: bool | None = None
         self._is_checked = False
 
     @property
@@ -184,6 +189,8 @@ class Passes:
 
     def attention(self, each: Pass) -> AbstractContextManager[None]:
         """Forward and backward pass belong inside: layers that are recomputed attend anew in the backward pass."""
+        if self._has_plain_head is None:  # found out here because inside only packed trees go through the model
+            self._has_plain_head = has_plain_head(self.model)
         return nullcontext() if each.shared is None else tree_attention_active(self.model)
 
     def tokens(self, rows: Sequence[Row]) -> TokenBatch:
@@ -207,7 +214,8 @@ class Passes:
             column_T = np.concatenate([slots[before] for slots, before in zip(layout.slots, columns, strict=True)])
             return states_at(
                 self.model, stream.token_ids, torch.zeros(len(column_T), dtype=torch.long, device=device),
-                torch.from_numpy(column_T).to(device), position_ids=stream.positions, tree_stream=stream,
+                torch.from_numpy(column_T).to(device), is_plain=bool(self._has_plain_head),
+                position_ids=stream.positions, tree_stream=stream,
             )  # fmt: skip
         longest = max(len(row) for row in rows)
         ids_BT = np.zeros((len(rows), longest), dtype=np.int64)
@@ -219,6 +227,7 @@ class Passes:
         return states_at(
             self.model, torch.from_numpy(ids_BT).to(device),
             torch.from_numpy(row_T).to(device), torch.from_numpy(np.concatenate(columns)).to(device),
+            is_plain=bool(self._has_plain_head),
         )  # fmt: skip
 
     def chunks(self, count: int) -> Iterator[slice]:
@@ -253,24 +262,51 @@ def micro_batches(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
     return groups
 
 
-def states_at(model: Any, ids_BT: Tensor, row_T: Tensor, column_T: Tensor, **inputs: Any) -> tuple[Tensor, Head]:
-    """The last hidden states at chosen positions, [T, D], and the head that turns them into logits.
+def has_plain_head(model: Any) -> bool:
+    """Whether the model's logits are what its output embeddings make of its decoder's last hidden states.
 
-    The head never sees the other positions, which is most of the memory at large V. Models that change the logits after
-    the head (soft-capping, scaling) go through their own forward pass; their "states" are the logits.
+    Compared on a few tokens. Soft-capping, scaling, or a layer between the two make the answer no.
     """
     causal: Any = inner_model(model)
-    plain = not any(getattr(causal.config, name, None) for name in LOGIT_CHANGES)
+    decoder, head = _decoder_and_head(causal)
+    if decoder is None or head is None or any(getattr(causal.config, name, None) for name in LOGIT_CHANGES):
+        return False
+    ids_1T = torch.arange(8, device=model.device)[None] % decoder_config(causal).vocab_size
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        own = causal(input_ids=ids_1T, use_cache=False).logits
+        made = head(decoder(input_ids=ids_1T, use_cache=False).last_hidden_state)
+    model.train(was_training)
+    if made.shape != own.shape:
+        return False
+    allowed = CHECK_ROUNDINGS * torch.finfo(made.dtype).eps * max(1.0, float(own.abs().max()))
+    return float((own - made).abs().max()) <= allowed
+
+
+def _decoder_and_head(causal: Any) -> tuple[Any, Any]:
+    """What makes hidden states, None where it has no name of its own, and the output embeddings."""
     decoder = getattr(causal, getattr(causal, "base_model_prefix", ""), None)
-    head = causal.get_output_embeddings()
-    if not plain or decoder is None or decoder is causal or head is None:
+    return None if decoder is causal else decoder, causal.get_output_embeddings()
+
+
+def states_at(
+    model: Any, ids_BT: Tensor, row_T: Tensor, column_T: Tensor, *, is_plain: bool, **inputs: Any
+) -> tuple[Tensor, Head]:
+    """The last hidden states at chosen positions, [T, D], and the head that turns them into logits.
+
+    The head never sees the other positions, which is most of the memory at large V. Models without a plain head
+    (`has_plain_head`) go through their own forward pass; their "states" are the logits.
+    """
+    if not is_plain:
         logits = model(input_ids=ids_BT, use_cache=False, **inputs).logits
         return logits[row_T, column_T], lambda logits_TV: logits_TV
+    decoder, head = _decoder_and_head(inner_model(model))
     hidden = decoder(input_ids=ids_BT, use_cache=False, **inputs).last_hidden_state
     return hidden[row_T, column_T], head
 
 
 def logits_at(model: Any, ids_BT: Tensor, row_T: Tensor, column_T: Tensor) -> Tensor:
     """Logits at chosen positions, [T, V]."""
-    states_TD, head = states_at(model, ids_BT, row_T, column_T)
+    states_TD, head = states_at(model, ids_BT, row_T, column_T, is_plain=has_plain_head(model))
     return head(states_TD)

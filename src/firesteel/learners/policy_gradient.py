@@ -16,6 +16,8 @@ class PolicyGradientObjective:
     The ratio is between distributions at the sampling temperature; the KL and the entropy are of the raw ones.
     """
 
+    needs_old_logprobs = True
+
     def __init__(self, config: LossConfig) -> None:
         self.config = config
         self.needs_reference = config.kl_coef > 0

@@ -71,6 +71,7 @@ class PpoObjective:
 
     needs_reference = False
     needs_every_row = True
+    needs_old_logprobs = False
 
     def __init__(self, loss: LossConfig, ppo: PpoConfig) -> None:
         self.loss = loss

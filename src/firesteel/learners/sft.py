@@ -15,6 +15,7 @@ class SupervisedObjective:
 
     needs_reference = False
     needs_every_row = True
+    needs_old_logprobs = False
 
     def __init__(self, config: LossConfig) -> None:
         self.config = config

@@ -264,6 +264,10 @@ def tree_attention_active(model: nn.Module) -> Iterator[None]:
         config._attn_implementation = before
 
 
+DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob", "attn_dropout")
+"""Config fields of models that drop attention weights in training."""
+
+
 def reason_against_packing(model: nn.Module) -> str:
     """Why the model's attention cannot run over a packed tree; "" where nothing speaks against it."""
     inner = inner_model(model)
@@ -279,8 +283,9 @@ def reason_against_packing(model: nn.Module) -> str:
         return f"it attends to a sliding window of {window} tokens"
     if getattr(config, "attn_logit_softcapping", None):
         return "it caps attention scores (attn_logit_softcapping)"
-    if getattr(config, "attention_dropout", 0.0):
-        return f"it drops attention weights in training (attention_dropout = {config.attention_dropout})"
+    for name in DROPOUTS:
+        if getattr(config, name, 0.0):
+            return f"it drops attention weights in training ({name} = {getattr(config, name)})"
     if rope.get("rope_type") in POSITION_LIMITED_ROPES:
         return f"its rotary embedding ({rope['rope_type']}) depends on the longest row of a pass"
     if not getattr(inner, "_supports_attention_backend", False):
