@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from firesteel.errors import ModelError
 from firesteel.generators.attention import SharedPrefix
 from firesteel.generators.kv import Arena, BatchCache, KVBuffer, KVShape
 from firesteel.generators.sampling import Sampler, uniforms
@@ -42,13 +44,22 @@ class Forward(Protocol):
 
 
 class StopStrings:
-    """Finds the stop strings of one request at the end of what it has generated so far."""
+    """Finds the stop strings of one request at the end of what it has generated so far.
+
+    Args:
+        tokenizer: Not used where there are no strings.
+        strings: What ends the response.
+        before: The last token of the context. Some tokenizers drop a space at the beginning of what they decode, and
+            the beginning of a response is not one.
+    """
 
     MARGIN_TOKENS = 8
 
-    def __init__(self, tokenizer: Any, strings: tuple[str, ...]) -> None:
+    def __init__(self, tokenizer: Any, strings: Sequence[str], before: int) -> None:
         self._tokenizer = tokenizer
         self._strings = strings
+        self._before = before
+        self._text_before = self._decoded([before]) if strings else ""
         longest = max((len(string.encode()) for string in strings), default=0)
         self._num_tokens = longest + self.MARGIN_TOKENS
 
@@ -60,9 +71,20 @@ class StopStrings:
         """
         if not self._strings:
             return False
-        tail = list(generated[-self._num_tokens :])
-        text = self._tokenizer.decode(tail, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text = self._tail(generated)
         return any(string in text for string in self._strings)
+
+    def _tail(self, generated: Sequence[int]) -> str:
+        if len(generated) <= self._num_tokens:
+            text = self._decoded([self._before, *generated])
+            # Bytes of one character may be on both sides.
+            if text.startswith(self._text_before):
+                return text[len(self._text_before) :]
+        return self._decoded(list(generated[-self._num_tokens :]))
+
+    def _decoded(self, token_ids: list[int]) -> str:
+        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
 
 
 @dataclass(slots=True, eq=False)
@@ -117,6 +139,7 @@ class Decoder:
         forward: One forward pass of the model.
         shape: Of its keys and values.
         end_tokens: Ids that end a completion.
+        version: The policy version, for error messages.
         is_sharing: Whether `forward` takes prefixes.
         arena: Memory for the first buffer.
     """
@@ -128,12 +151,14 @@ class Decoder:
         end_tokens: frozenset[int],
         arena: Arena,
         *,
+        version: int,
         is_sharing: bool,
     ) -> None:
         self._forward = forward
         self._shape = shape
         self._end_tokens = end_tokens
         self._arena = arena
+        self._version = version
         self._is_sharing = is_sharing
         self._rows: list[Row] = []
         self._buffer = KVBuffer.empty(shape, 0, 0)
@@ -196,6 +221,8 @@ class Decoder:
         for row, token, (logprob, sampling_logprob, entropy) in zip(rows, tokens, values, strict=True):
             if row.finish_reason:
                 continue
+            if not isfinite(entropy + sampling_logprob):
+                raise self._divergence(row)
             row.tokens.append(token)
             row.logprobs.append(logprob)
             row.sampling_logprobs.append(sampling_logprob)
@@ -207,6 +234,12 @@ class Decoder:
             if row.finish_reason:
                 ended.append(row)
         return ended
+
+    def _divergence(self, row: Row) -> ModelError:
+        return ModelError(
+            f"request {row.number}: the logits of its token {len(row.tokens)} under policy version {self._version} are "
+            "not finite; the weights diverged: go back to a checkpoint and lower the learning rate"
+        )
 
     # --- places ---------------------------------------------------------------------------------------------
 
@@ -299,5 +332,6 @@ class Decoder:
             lowest = torch.finfo(self._shape.dtype).min
             self._mask = torch.where(is_real, 0.0, lowest).to(self._shape.dtype)[:, None, None]
         self._groups = Groups(self._shape, [row.prefix for row in rows], self._groups.stored)
-        self._last_position = max(row.context.end + row.num_missing + len(row.tokens) for row in live)
+        # The last token of a row is never fed.
+        self._last_position = max(row.context.end + row.request.sampling.max_new_tokens - 2 for row in live)
         self._forward_now = self._forward(self._last_position + 1)

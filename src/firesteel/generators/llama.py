@@ -18,13 +18,11 @@ from torch import Tensor, nn
 
 from firesteel.generators.attention import SharedPrefix, attend_shared
 from firesteel.generators.kv import BatchCache
-from firesteel.generators.linear import Linear, adapters_of, is_linear
+from firesteel.generators.linear import Linear, is_linear
 
 MODEL_TYPES = ("llama", "qwen2", "qwen3")
 ATTENTION_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_LINEARS = ("gate_proj", "up_proj", "down_proj")
-NUM_PROBES = 16
-"""So many numbers of every parameter are compared to see whether it changed."""
 
 
 def is_stock(model: Any) -> bool:
@@ -50,7 +48,7 @@ def _linears(model: Any) -> Iterator[nn.Module]:
 
 
 class LlamaForward:
-    """Computes the logits of the last of some new columns. Holds copies of weights: ask `is_current` before a call.
+    """Computes the logits of the last of some new columns. Holds copies of weights: make another when they change.
 
     Args:
         model: A model for which `is_stock` holds.
@@ -59,8 +57,6 @@ class LlamaForward:
     def __init__(self, model: Any) -> None:
         body, attention = model.model, model.model.layers[0].self_attn
         self._model = model
-        self._probes = [_Probe(parameter) for parameter in model.parameters()]
-        self._adapters = list(map(adapters_of, _linears(model)))
         self._embedding: Tensor = body.embed_tokens.weight
         epsilon: float = model.config.rms_norm_eps
         self._final_norm = _Norm(body.norm, epsilon)
@@ -72,17 +68,11 @@ class LlamaForward:
         self._scaling: float = attention.scaling
         self._cosines = self._sines = self._embedding.new_empty(0)
 
-    def is_current(self) -> bool:
-        """Whether the weights are those that were copied: the same memory, not written to since.
-
-        Some optimisers write without counting it, therefore a sample of the numbers is compared, too.
-        """
-        if self._adapters != list(map(adapters_of, _linears(self._model))):
-            return False
-        return all(map(_Probe.is_same, self._probes, self._model.parameters()))
-
     def prepare(self, num_positions: int) -> None:
-        """Makes rotations for positions below `num_positions`."""
+        """Makes rotations for positions below `num_positions`.
+
+        No more than the model's context: "dynamic" and "longrope" turn all positions differently beyond it.
+        """
         if len(self._cosines) >= num_positions:
             return
         positions = torch.arange(num_positions, device=self._embedding.device)[None]
@@ -255,27 +245,3 @@ class _Norm:
         # Half precision rounds before the weight is applied, as the models do.
         normed = F.rms_norm(hidden.float(), self._weight.shape, None, self._epsilon)
         return self._weight * normed.to(hidden.dtype)
-
-
-class _Probe:
-    """Some numbers of a parameter, and where it lay."""
-
-    def __init__(self, parameter: Tensor) -> None:
-        self._address = parameter.data_ptr()
-        self._version = _version(parameter)
-        self._numbers = _sample(parameter).clone()
-
-    def is_same(self, parameter: Tensor) -> bool:
-        if parameter.data_ptr() != self._address or _version(parameter) != self._version:
-            return False
-        sample = _sample(parameter)
-        return sample.dtype == self._numbers.dtype and torch.equal(sample, self._numbers)
-
-
-def _version(parameter: Tensor) -> int:
-    return 0 if parameter.is_inference() else parameter._version
-
-
-def _sample(parameter: Tensor) -> Tensor:
-    flat = parameter.detach().view(-1)
-    return flat[:: max(1, len(flat) // NUM_PROBES)]

@@ -17,6 +17,7 @@ from firesteel.generators.decode import Forward
 from firesteel.generators.kv import Arena, BatchCache, KVBuffer, KVShape
 from firesteel.generators.llama import LlamaForward, is_stock
 from firesteel.generators.prefill import Job, block_inputs, place
+from firesteel.generators.probes import Probes
 from firesteel.generators.segments import Segment, carve
 from firesteel.generators.sharing import Groups, shared_prefixes
 from firesteel.generators.support import ADVICE, check_supported, decoder_config, inner_model, model_max_context
@@ -52,6 +53,7 @@ class Network:
         self._last_logits = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
         self._is_fast_exact = False
         self._fast: LlamaForward | None = None
+        self._probes: Probes | None = None
         with self.borrowed():
             self.shape = self._stored_shape()
             self._check_logits()
@@ -120,16 +122,25 @@ class Network:
         self._fast.prepare(num_positions)
         return self._fast
 
-    def refresh(self) -> None:
-        """Looks at the model as it is now, for modules and weights may change between calls."""
-        if not self._is_fast_exact or not is_stock(self.inner):
-            self._fast = None
-        elif self._fast is None or not self._fast.is_current():
-            self._fast = LlamaForward(self.inner)
+    def refresh(self) -> bool:
+        """Looks at the model as it is now, for modules and weights may change between calls.
+
+        Returns:
+            Whether keys and values computed since `forget` still hold, as far as a sample of the weights shows.
+        """
+        is_fast = self._is_fast_exact and is_stock(self.inner)
+        if self._probes is not None:
+            is_same = self._probes.is_current(self.inner)
+            if is_same and is_fast == (self._fast is not None):
+                return True
+        is_first = self._probes is None
+        self._probes = Probes(self.inner)
+        self._fast = LlamaForward(self.inner) if is_fast else None
+        return is_first
 
     def forget(self) -> None:
         """Drops copies of weights: they are about to differ."""
-        self._fast = None
+        self._fast = self._probes = None
 
     def fill(self, jobs: Sequence[Job], arena: Arena) -> Tensor:
         """Computes the missing ends of contexts in one pass, and keeps them; returns the next-token logits, [B, V].
@@ -172,6 +183,8 @@ class Network:
         alone = torch.cat(
             [self.inner(input_ids=torch.tensor([ids], device=self.device)).logits[:, -1] for ids in contexts]
         )
+        if bool(alone.isnan().any()):
+            raise ModelError(f"{type(self.inner).__name__}: its logits are NaN; the weights diverged: take other ones")
         try:
             logits = self._cached_logits(contexts, width, self.forward)
         except torch.OutOfMemoryError:

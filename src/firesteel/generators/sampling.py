@@ -6,6 +6,7 @@ Letters: `B` rows, `V` vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from firesteel.errors import ConfigError
 from firesteel.types import SamplingParams
+
+MIN_TEMPERATURE = 1e-6
+"""Logits divided by less may overflow; the distribution is that of temperature 0 long before."""
 
 
 class Draw(NamedTuple):
@@ -26,17 +30,36 @@ class Draw(NamedTuple):
 
 
 def check_sampling(params: SamplingParams, owner: str) -> None:
-    """Raises `ConfigError` naming `owner` where a sampling setting is out of its range."""
+    """Raises `ConfigError` naming `owner` where a sampling setting is of the wrong type or out of its range."""
+    is_list = isinstance(params.stop, tuple | list)
     problems = {
-        "max_new_tokens must be at least 1": params.max_new_tokens < 1,
-        "temperature must be 0 (greedy) or more": not 0.0 <= params.temperature < float("inf"),
-        "top_k must be 0 (off) or more": params.top_k < 0,
-        "top_p must be in (0, 1]": not 0.0 < params.top_p <= 1.0,
-        "stop must not hold an empty string": "" in params.stop,
+        "max_new_tokens must be an integer": not is_whole(params.max_new_tokens),
+        "temperature must be a number": not _is_number(params.temperature),
+        "top_k must be an integer": not is_whole(params.top_k),
+        "top_p must be a number": not _is_number(params.top_p),
+        "stop must be a tuple of strings": not is_list or not all(isinstance(each, str) for each in params.stop),
     }
+    if not any(problems.values()):
+        problems = {
+            "max_new_tokens must be at least 1": params.max_new_tokens < 1,
+            f"temperature must be 0 (greedy) or at least {MIN_TEMPERATURE:g}, and finite": params.temperature != 0
+            and not MIN_TEMPERATURE <= params.temperature < float("inf"),
+            "top_k must be 0 (off) or more, and below 2**63": not 0 <= params.top_k < 2**63,
+            "top_p must be in (0, 1]": not 0.0 < params.top_p <= 1.0,
+            "stop must not hold an empty string": "" in params.stop,
+        }
     wrong = [text for text, is_wrong in problems.items() if is_wrong]
     if wrong:
         raise ConfigError(f"{owner}: {'; '.join(wrong)}; got {params}")
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value counts as an integer: Python's or NumPy's, but no truth value."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def uniforms(seed: int, count: int) -> np.ndarray:
@@ -45,7 +68,7 @@ def uniforms(seed: int, count: int) -> np.ndarray:
     Number t depends on `seed` and t alone (Philox, keyed by the seed), so that what a request draws does
     not depend on the batch that it is in, and a longer request starts with the draws of a shorter one.
     """
-    return np.random.Generator(np.random.Philox(key=seed % 2**128)).random(count)
+    return np.random.Generator(np.random.Philox(key=int(seed) % 2**128)).random(count)
 
 
 def truncate(probabilities: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
@@ -79,11 +102,12 @@ def inverse_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
 
     Returns:
         [B] token ids, each with a probability above 0: a float64 below 1 is at most 1 - 2**-53, and so much of the
-        total is below the total, also when it is rounded.
+        total is below the total, also when it is rounded. The last id where probabilities are NaN.
     """
     # float64: in a float32 sum the tail of a large vocabulary is lost to rounding.
     cumulative = probabilities.to(torch.float64, copy=True).cumsum_(-1)
-    return torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True).squeeze(-1)
+    tokens = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True).squeeze(-1)
+    return tokens.clamp_max_(probabilities.shape[-1] - 1)
 
 
 class Sampler:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -14,7 +17,7 @@ from firesteel.generators.decode import Decoder, Row, StopStrings
 from firesteel.generators.kv import Arena
 from firesteel.generators.network import Network
 from firesteel.generators.prefill import Job, blocks, plan_jobs, rounds
-from firesteel.generators.sampling import check_sampling
+from firesteel.generators.sampling import check_sampling, is_whole
 from firesteel.generators.segments import CachedContext, Segment, Store
 from firesteel.generators.support import known_end_tokens
 from firesteel.types import Completion, Request
@@ -42,8 +45,11 @@ class TorchGenerator:
     (by Llama-style models) attended to once for all rows. A cache of another policy version or of another generator
     is ignored; of one whose tokens are not a prefix of the context, the common prefix is used.
 
-    On the CPU the weights of a Llama-style model are kept a second time, in a layout that is faster with few rows. They
-    are copied anew after `load_weights`, and where a sample of their numbers shows that they changed without it.
+    On the CPU the weights of a Llama-style model are kept a second time, in a layout that is faster with few rows.
+    `load_weights` releases these copies and all caches; so does the next call where a sample of the weights' numbers
+    shows that they changed without it, whatever the model.
+
+    One call at a time: a call from `follow` or `poll`, or from another thread before the first has ended, is refused.
 
     During a call the model is in evaluation mode under `torch.inference_mode`; every module's training flag is
     restored afterwards. Neither the weights nor the config stay changed, and no global random state is used.
@@ -54,7 +60,8 @@ class TorchGenerator:
         max_batch: Most rows that are decoded at once; further requests wait for a row that ends.
         device: Where to move the model; None leaves it where it is.
         max_context: Most tokens of context and response together; None takes the model's limit.
-        end_token_ids: Ids that end a completion; None takes the tokenizer's and the generation config's.
+        end_token_ids: Ids that end a completion; None takes the tokenizer's and the generation config's. One that the
+            model has no token for ends nothing.
         max_prefill_tokens: Most tokens in one prefill pass, padding included; bounds its memory.
         max_cache_bytes: Most memory for keys and values; None: no limit. Where it is reached, fewer rows are decoded
             at once, and contexts are dropped, least recently used first, and computed again when they are needed.
@@ -90,10 +97,14 @@ class TorchGenerator:
             "max_cache_bytes": max_cache_bytes,
         }
         for name, size in sizes.items():
+            if size is not None and not is_whole(size):
+                raise ConfigError(f"TorchGenerator: {name} must be an integer; got {size!r}")
             if size is not None and size < 1:
                 raise ConfigError(f"TorchGenerator: {name} must be at least 1; got {size}")
+        if end_token_ids is not None:
+            _check_end_tokens(end_token_ids)
         if device is not None:
-            model.to(device)
+            model.to(_known_device(device))
         self.model = model
         self.tokenizer = tokenizer
         self.max_batch = max_batch
@@ -105,7 +116,8 @@ class TorchGenerator:
         ids = known_end_tokens(self._network.inner, tokenizer) if end_token_ids is None else end_token_ids
         self._end_tokens = frozenset(ids)
         self._store = Store(self._network.shape)
-        self.release()
+        self._is_busy = threading.Lock()
+        self._release()
 
     @property
     def max_context(self) -> int:
@@ -118,7 +130,8 @@ class TorchGenerator:
         Raises:
             ContextOverflow: A context and its `max_new_tokens` exceed `max_context`; nothing was generated.
             ConfigError: A request is empty, has a token outside the vocabulary, impossible settings, or needs more
-                memory than `max_cache_bytes`.
+                memory than `max_cache_bytes`; or this generator is generating already.
+            ModelError: The model's logits are not finite.
         """
         completions: dict[int, Completion] = {}
 
@@ -138,12 +151,31 @@ class TorchGenerator:
 
         Raises what `generate` raises: a request that cannot be served ends the stream.
         """
-        with self._network.borrowed():
-            self._network.refresh()
+        with self._alone(), self._network.borrowed():
+            if not self._network.refresh():
+                self._release()
             _Stream(self, follow, poll).run(requests)
 
     def release(self) -> None:
         """Makes all caches given out so far invalid and frees their memory."""
+        with self._alone():
+            self._release()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Rows in the middle of their responses hold the memory and need the weights: nothing else may have them."""
+        if not self._is_busy.acquire(blocking=False):
+            raise ConfigError(
+                "TorchGenerator is already generating, and a call may not begin inside another one or beside it in "
+                "another thread; return further requests from `follow` or `poll`, wait for the call to end, or make "
+                "another TorchGenerator"
+            )
+        try:
+            yield
+        finally:
+            self._is_busy.release()
+
+    def _release(self) -> None:
         self._store.end()
         shape = self._network.shape
         self._store, self._arenas = Store(shape), (Arena(shape), Arena(shape))
@@ -155,8 +187,15 @@ class TorchGenerator:
         checked before anything is copied. Of a PEFT model the trainable parameters are enough.
 
         Raises:
-            ModelError: A name is unknown, a parameter is missing, or a shape differs.
+            ModelError: A name is unknown, a parameter is missing, a shape differs, or a value is no tensor.
+            ConfigError: The version is no integer, or this generator is generating.
         """
+        if not is_whole(version):
+            raise ConfigError(f"TorchGenerator.load_weights: version must be an integer; got {version!r}")
+        with self._alone():
+            self._load(weights, version)
+
+    def _load(self, weights: Mapping[str, Any], version: int) -> None:
         targets = {**dict(self.model.named_buffers()), **dict(self.model.named_parameters(remove_duplicate=False))}
         self._check_weights(weights, targets)
         with torch.no_grad():
@@ -165,7 +204,7 @@ class TorchGenerator:
                     targets[name].copy_(source)
         self.version = version
         self._network.forget()
-        self.release()
+        self._release()
 
     def _check_weights(self, weights: Mapping[str, Any], targets: Mapping[str, Tensor]) -> None:
         given = {id(targets[name]) for name in weights if name in targets}
@@ -177,10 +216,15 @@ class TorchGenerator:
                 for name, parameter in self.model.named_parameters()
                 if id(parameter) not in given and (parameter.requires_grad or not is_partial)
             ],
+            "values that are no tensors": [
+                f"{name} is a {type(value).__name__}"
+                for name, value in weights.items()
+                if not isinstance(value, Tensor)
+            ],
             "wrong shapes": [
                 f"{name} is {tuple(targets[name].shape)}, got {tuple(value.shape)}"
                 for name, value in weights.items()
-                if name in targets and targets[name].shape != value.shape
+                if name in targets and isinstance(value, Tensor) and targets[name].shape != value.shape
             ],
         }
         text = "; ".join(f"{len(found)} {what}: {', '.join(found[:3])}" for what, found in problems.items() if found)
@@ -195,6 +239,12 @@ class TorchGenerator:
         token_ids, sampling = request.token_ids, request.sampling
         if len(token_ids) == 0:
             raise ConfigError(f"{owner} has no token ids; a context needs at least one")
+        kinds = set(map(type, token_ids))
+        if kinds != {int} and not all(issubclass(kind, Integral) for kind in kinds):
+            names = ", ".join(sorted(kind.__name__ for kind in kinds))
+            raise ConfigError(f"{owner} has token ids of type {names}; give a sequence of integers")
+        if not is_whole(request.seed):
+            raise ConfigError(f"{owner}: seed must be an integer; got {request.seed!r}")
         if min(token_ids) < 0 or max(token_ids) >= self._network.vocabulary:
             raise ConfigError(
                 f"{owner} has token ids from {min(token_ids)} to {max(token_ids)}, but the model's vocabulary is "
@@ -239,6 +289,7 @@ class _Stream:
             self._network.shape,
             owner._end_tokens,
             decoding_arena,
+            version=owner.version,
             is_sharing=self._network.is_sharing,
         )
         self._waiting: deque[tuple[int, Request]] = deque()
@@ -321,7 +372,8 @@ class _Stream:
 
     def _row(self, job: Job, number: int, request: Request) -> Row:
         assert job.last is not None
-        return Row(number, request, job.last, job.filled, StopStrings(self._owner.tokenizer, request.sampling.stop))
+        stops = StopStrings(self._owner.tokenizer, request.sampling.stop, int(request.token_ids[-1]))
+        return Row(number, request, job.last, job.filled, stops)
 
     def _complete(self, row: Row) -> Completion:
         last = self._decoder.keep(row)
@@ -353,6 +405,22 @@ class _Stream:
         before = self._store.evicted_tokens
         self._store.make_room(self._max_cells * self._network.shape.token_bytes, contexts)
         self._stats["evicted_tokens"] += self._store.evicted_tokens - before
+
+
+def _check_end_tokens(ids: object) -> None:
+    if not isinstance(ids, Collection) or not all(map(is_whole, ids)):
+        raise ConfigError(
+            f"TorchGenerator: end_token_ids must be a sequence of integers, for example (2,), or None; got {ids!r}"
+        )
+
+
+def _known_device(device: str | torch.device) -> torch.device:
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(
+            f"TorchGenerator: device must name one that torch knows, for example 'cpu' or 'cuda:0'; got {device!r}"
+        ) from error
 
 
 def _is_same_tensor(one: Tensor, other: Tensor) -> bool:
