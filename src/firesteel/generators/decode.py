@@ -141,7 +141,8 @@ class Decoder:
         end_tokens: Ids that end a completion.
         version: The policy version, for error messages.
         is_sharing: Whether `forward` takes prefixes.
-        arena: Memory for the first buffer.
+        arena: Memory for the buffers.
+        max_cells: For how many tokens a buffer is made at most, if it need not be larger; None: no limit.
     """
 
     def __init__(
@@ -153,6 +154,7 @@ class Decoder:
         *,
         version: int,
         is_sharing: bool,
+        max_cells: int | None = None,
     ) -> None:
         self._forward = forward
         self._shape = shape
@@ -160,6 +162,7 @@ class Decoder:
         self._arena = arena
         self._version = version
         self._is_sharing = is_sharing
+        self._max_cells = max_cells
         self._rows: list[Row] = []
         self._buffer = KVBuffer.empty(shape, 0, 0)
         self._column = self._first = 0
@@ -283,6 +286,8 @@ class Decoder:
     def _move(self, rows: list[Row], left: int, right: int, num_rows: int) -> None:
         """Moves these rows to the first slots of a new buffer, with `left` columns of past and `right` of future."""
         spare = SPARE_COLUMNS if rows else 0
+        if self._max_cells is not None:
+            spare = max(0, min(spare, self._max_cells // num_rows - left - right))
         old, shift = self._buffer, left - self._column
         slots = [self._rows.index(row) for row in rows]
         if not rows:

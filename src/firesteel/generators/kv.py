@@ -100,10 +100,15 @@ class Arena:
     """Memory for buffers that is used again: new pages from the operating system cost as much as filling them.
 
     On other devices than the CPU the allocator does the same, so that nothing is held there.
+
+    Args:
+        shape: Of keys and values.
+        is_tight: Takes no more than is asked for, where memory is counted.
     """
 
-    def __init__(self, shape: KVShape) -> None:
+    def __init__(self, shape: KVShape, *, is_tight: bool = False) -> None:
         self._shape = shape
+        self._is_tight = is_tight
         self._is_kept = shape.device.type == "cpu"
         self._memory = torch.empty(0, dtype=shape.dtype, device=shape.device)
         self._used = 0
@@ -124,7 +129,8 @@ class Arena:
         needed = sum(map(math.prod, sizes))
         if self._used + needed > len(self._memory):
             # Buffers taken before stay where they are until nothing refers to them.
-            self._memory, self._used = self._memory.new_empty(needed + needed // 4), 0
+            self._memory = self._memory.new_empty(0)
+            self._memory, self._used = self._memory.new_empty(needed if self._is_tight else needed + needed // 4), 0
         keys, values = (
             part.view(size)
             for part, size in zip(

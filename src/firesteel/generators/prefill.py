@@ -65,7 +65,10 @@ def plan_jobs(requests: Sequence[Request], store: Store) -> list[Job]:
             if found[1] > best.get(job, (None, 0))[1]:
                 best[job] = found
     for job, (segment, length) in best.items():
-        job.last = segment if segment is None or segment.end == length else _cut(segment, length)
+        if segment is not None and segment.end != length:
+            segment = _cut(segment, length)
+            store.add(segment)
+        job.last = segment
     return list(jobs.values())
 
 
@@ -85,7 +88,7 @@ def rounds(jobs: Sequence[Job]) -> list[list[Job]]:
         for one, other in pairwise(ordered)
     ]
     beginnings: list[Job] = []
-    for first, end, length in _best_spans(ordered, common):
+    for first, end, length in _best_spans(ordered, common, 0, len(ordered))[1]:
         members = ordered[first:end]
         deepest = max(members, key=lambda job: job.num_cached)
         beginning = Job(deepest.token_ids[:length], last=deepest.last)
@@ -96,27 +99,25 @@ def rounds(jobs: Sequence[Job]) -> list[list[Job]]:
     return [*(rounds(beginnings) if beginnings else []), list(jobs)]
 
 
-def _best_spans(ordered: Sequence[Job], common: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Ranges (first, end, length) of jobs that share `length` tokens which save most when computed once.
+def _best_spans(
+    ordered: Sequence[Job], common: Sequence[int], first: int, end: int
+) -> tuple[int, list[tuple[int, int, int]]]:
+    """Ranges (first, end, length) of jobs that share `length` tokens which save most when computed once, with how much.
 
     A range and those inside it are alternatives: the range is taken where it saves more than all of them together.
     """
-
-    def solve(first: int, end: int) -> tuple[int, list[tuple[int, int, int]]]:
-        if end - first < 2:
-            return 0, []
-        length = min(common[first : end - 1])
-        cuts = [first, *(i + 1 for i in range(first, end - 1) if common[i] == length), end]
-        parts = [solve(begin, stop) for begin, stop in pairwise(cuts)]
-        inner = sum(saved for saved, _ in parts)
-        missing = [max(0, length - job.num_cached) for job in ordered[first:end]]
-        saved = sum(missing) - min(missing)
-        # The deepest cache may go beyond what is common: then there is nothing to compute for it.
-        if saved >= max(MIN_SAVED_TOKENS, inner + 1) and min(missing) > 0:
-            return saved, [(first, end, length)]
-        return inner, [span for _, spans in parts for span in spans]
-
-    return solve(0, len(ordered))[1]
+    if end - first < 2:
+        return 0, []
+    length = min(common[first : end - 1])
+    cuts = [first, *(i + 1 for i in range(first, end - 1) if common[i] == length), end]
+    parts = [_best_spans(ordered, common, begin, stop) for begin, stop in pairwise(cuts)]
+    inner = sum(saved for saved, _ in parts)
+    missing = [max(0, length - job.num_cached) for job in ordered[first:end]]
+    saved = sum(missing) - min(missing)
+    # The deepest cache may go beyond what is common: then there is nothing to compute for it.
+    if saved >= max(MIN_SAVED_TOKENS, inner + 1) and min(missing) > 0:
+        return saved, [(first, end, length)]
+    return inner, [span for _, spans in parts for span in spans]
 
 
 def blocks(jobs: Sequence[Job], max_tokens: int, max_cells: int | None = None) -> Iterator[list[Job]]:

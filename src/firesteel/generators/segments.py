@@ -113,9 +113,12 @@ class Store:
         """What the segments that are still referred to take."""
         return sum(len(each.token_ids) for each in self._segments if each.stored is not None) * self._token_bytes
 
-    def make_room(self, limit: int, needed: Collection[Segment] = ()) -> None:
-        """Evicts until at most `limit` bytes are taken, or until only the contexts `needed` are left."""
-        excess = self.num_bytes - limit
+    def make_room(self, limit: int, needed: Collection[Segment] = (), coming: int = 0) -> None:
+        """Evicts until at most `limit` bytes are taken, or until only the contexts `needed` are left.
+
+        `coming` is the number of tokens about to be kept, which are to fit as well.
+        """
+        excess = self.num_bytes + coming * self._token_bytes - limit
         if excess <= 0:
             return
         kept = {segment for last in needed for segment in last.chain()}

@@ -32,8 +32,9 @@ COUNTERS = (
     "calls", "prefilled_tokens", "reused_tokens", "generated_tokens", "evicted_tokens", "steps", "row_steps",
 )  # fmt: skip
 
-CACHE_PARTS = 3
-"""The memory for keys and values is for rows being decoded, for prefill, and for contexts kept: a third each."""
+CACHE_PARTS = 4
+"""The memory for keys and values is for contexts kept, for prefill, for rows being decoded, and for moving these to a
+larger buffer: a quarter each."""
 
 
 class TorchGenerator:
@@ -178,7 +179,9 @@ class TorchGenerator:
     def _release(self) -> None:
         self._store.end()
         shape = self._network.shape
-        self._store, self._arenas = Store(shape), (Arena(shape), Arena(shape))
+        is_tight = self._max_cache_bytes is not None
+        self._store = Store(shape)
+        self._arenas = (Arena(shape, is_tight=is_tight), Arena(shape, is_tight=is_tight))
 
     def load_weights(self, weights: Mapping[str, Any], *, version: int) -> None:
         """Takes new weights by parameter name and releases all caches.
@@ -291,6 +294,7 @@ class _Stream:
             decoding_arena,
             version=owner.version,
             is_sharing=self._network.is_sharing,
+            max_cells=self._max_cells,
         )
         self._waiting: deque[tuple[int, Request]] = deque()
         self._num_requests = 0
@@ -337,13 +341,13 @@ class _Stream:
     def _num_fitting(self, live: Sequence[Row], most: int) -> int:
         """How many of the first waiting requests have room beside the live rows; one always has, if it is alone."""
         assert self._max_cells is not None
-        contexts = [len(row.request.token_ids) for row in live]
-        news = [row.request.sampling.max_new_tokens for row in live]
+        pasts = [len(row.request.token_ids) + len(row.tokens) for row in live]
+        futures = [row.num_missing for row in live]
         for count in range(most):
             request = self._waiting[count][1]
-            contexts.append(len(request.token_ids))
-            news.append(request.sampling.max_new_tokens)
-            if len(contexts) > 1 and len(contexts) * (max(contexts) + max(news)) > self._max_cells:
+            pasts.append(len(request.token_ids))
+            futures.append(request.sampling.max_new_tokens)
+            if len(pasts) > 1 and len(pasts) * (max(pasts) + max(futures)) > self._max_cells:
                 return count
         return most
 
@@ -357,8 +361,9 @@ class _Stream:
                 if job.beginning is not None:
                     job.last = job.beginning.last
             for block in blocks(wave, self._owner._max_prefill_tokens, self._max_cells):
-                num_computed += sum(job.num_uncached for job in block)
-                self._make_room([job.last for job in jobs])
+                num_new = sum(job.num_uncached for job in block)
+                num_computed += num_new
+                self._make_room([job.last for job in jobs], num_new)
                 logits = self._network.fill(block, self._prefill_arena)
                 for job in block:
                     self._keep(job.last)
@@ -376,6 +381,7 @@ class _Stream:
         return Row(number, request, job.last, job.filled, stops)
 
     def _complete(self, row: Row) -> Completion:
+        self._make_room([row.context], len(row.tokens))
         last = self._decoder.keep(row)
         self._keep(last)
         self._make_room([last])
@@ -397,13 +403,16 @@ class _Stream:
             if self._max_cells is not None:
                 self._store.touch(last)
 
-    def _make_room(self, needed: Sequence[Segment | None]) -> None:
-        """Drops contexts that take more than their part of the memory, but not these and not those of rows."""
+    def _make_room(self, needed: Sequence[Segment | None], coming: int = 0) -> None:
+        """Drops contexts that take more than their part of the memory, but not these and not those of rows.
+
+        `coming` is the number of tokens about to be kept.
+        """
         if self._max_cells is None:
             return
         contexts = [row.context for row in self._decoder.live] + [each for each in needed if each is not None]
         before = self._store.evicted_tokens
-        self._store.make_room(self._max_cells * self._network.shape.token_bytes, contexts)
+        self._store.make_room(self._max_cells * self._network.shape.token_bytes, contexts, coming)
         self._stats["evicted_tokens"] += self._store.evicted_tokens - before
 
 
