@@ -458,3 +458,11 @@ def test_where_no_answer_is_known_the_checker_decides_what_the_expert_calls():
         environment = ToolCalls(checker=checker)
         environment.reset(replace(task, tools=tools).to_task(), seed=0)
         assert environment.expert() is None
+
+
+def test_a_parameter_may_be_called_properties_in_xlam_notation() -> None:
+    entries = {"properties": {"type": "str, optional", "description": "which"}, "type": {"type": "int"}}
+    parameters = tool_of({"name": "f", "parameters": entries})["parameters"]
+    assert list(parameters["properties"]) == ["properties", "type"] and parameters["required"] == ["type"]
+    schema = {"properties": {"type": {"type": "integer"}}}
+    assert list(tool_of({"name": "f", "parameters": schema})["parameters"]["properties"]) == ["type"]

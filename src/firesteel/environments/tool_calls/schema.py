@@ -88,7 +88,7 @@ def tool_of(record: Any) -> dict[str, Any]:
     given = record.get("parameters", record.get("arguments")) or {}
     if not isinstance(given, Mapping):
         raise TaskError(f"tool '{record['name']}': parameters must be an object, got {shortened(given)}")
-    if "properties" in given or given.get("type") in ("object", "dict"):
+    if _is_schema(given):
         parameters = {"type": "object", "properties": {}} | json_schema(given)
         if parameters.get("required") is None:
             parameters.pop("required", None)
@@ -99,6 +99,13 @@ def tool_of(record: Any) -> dict[str, Any]:
     if not isinstance(description, str):
         raise TaskError(f"tool '{record['name']}': a description must be text, got {shortened(description)}")
     return {"name": record["name"], "description": description, "parameters": parameters}
+
+
+def _is_schema(given: Mapping[str, Any]) -> bool:
+    """Whether parameters are a JSON schema, and not entries by name (xLAM), of which one may be "properties"."""
+    properties = given.get("properties")
+    is_entry = isinstance(properties, Mapping) and isinstance(properties.get("type"), str)
+    return given.get("type") in ("object", "dict") or ("properties" in given and not is_entry)
 
 
 def _is_optional(entry: Any) -> bool:
