@@ -427,6 +427,17 @@ def test_square_brackets_of_a_message_are_printed_as_they_are(firesteel: Command
     assert_fails(firesteel("train", settings, "steps=[/bold]"), "steps: ", "['/bold']")
 
 
+def test_threads_wait_without_spinning_unless_told_otherwise(
+    firesteel: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for given, wanted in (("", "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+        if not given:
+            monkeypatch.delenv("OMP_WAIT_POLICY")
+        firesteel("recipes")
+        assert os.environ["OMP_WAIT_POLICY"] == wanted
+
+
 def test_scienceworld_without_java_says_how_to_get_it(settings: Path, tmp_path: Path) -> None:
     pytest.importorskip("scienceworld")
     program = (

@@ -335,6 +335,8 @@ def main() -> None:
     `package.module:Class` is also looked for in the current directory, as `python -m` does.
     """
     warnings.formatwarning = lambda message, *where: f"warning: {message}\n"
+    # Threads that spin while they wait for each other lose the core that they spin on to whoever else wants it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())
     try:
