@@ -102,13 +102,16 @@ def in_child(work: Callable[[], None], *, kill_after_s: float | None = None) -> 
 
 
 def kill_until_done(directory: Path, draws: random.Random, max_delay_s: float) -> int:
-    """Starts the run and kills it, again and again, until it is done; the number of kills."""
+    """Starts the run and kills it, again and again, until it is done; the number of kills.
+
+    The delays grow, for on a machine that has become slower than it was none may be enough for a checkpoint.
+    """
 
     def work() -> None:
         train(directory, NUM_STEPS)
 
     kills = 0
-    while not in_child(work, kill_after_s=draws.uniform(0, max_delay_s)):
+    while not in_child(work, kill_after_s=draws.uniform(0, max_delay_s * 1.02**kills)):
         kills += 1
     in_child(work)
     return kills
