@@ -86,7 +86,7 @@ class ModelConfig(Section):
     """Let the Hub model run its own Python code."""
     kv_cache_mb: int | None = Field(default=None, ge=1)
     """Most memory for keys and values, in megabytes of 10^6 bytes; None: no limit. Where it is reached, fewer episodes
-    are decoded at once, and contexts are dropped and computed again. A third of it must hold the longest context."""
+    are decoded at once, and contexts are dropped and computed again. A quarter of it must hold the longest context."""
 
 
 class PoolConfig(Section):

@@ -129,6 +129,7 @@ class Arena:
         needed = sum(map(math.prod, sizes))
         if self._used + needed > len(self._memory):
             # Buffers taken before stay where they are until nothing refers to them.
+            # Let go of before more is asked for: both together may be too much.
             self._memory = self._memory.new_empty(0)
             self._memory, self._used = self._memory.new_empty(needed if self._is_tight else needed + needed // 4), 0
         keys, values = (

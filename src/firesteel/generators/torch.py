@@ -384,6 +384,7 @@ class _Stream:
         self._make_room([row.context], len(row.tokens))
         last = self._decoder.keep(row)
         self._keep(last)
+        # Short segments before it may have become part of it.
         self._make_room([last])
         self._stats["generated_tokens"] += len(row.tokens)
         version = self._owner.version
